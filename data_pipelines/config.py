@@ -1,0 +1,54 @@
+"""What a run says about its data. Declarative: the pipeline itself is in `pipeline.py`."""
+
+import dataclasses
+
+from vla_jax.types import InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixtureEntry:
+    """One dataset of a mixture."""
+
+    name: str
+    """A module of `data_pipelines/datasets`; the data lie in `ROOT/NAME/VERSION`."""
+    weight: float = 1.0
+    """Share of the samples, relative to the other entries."""
+    version: str | None = None
+    """None: the SPEC's version."""
+
+    def __post_init__(self):
+        if not self.weight > 0:
+            raise InputError(f"data.mixture: {self.name} has weight {self.weight}; a positive number is expected")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CropConfig:
+    """Random resized crop on the host, the same for every frame of a window and camera.
+
+    Source: EF-VLA Table 7 (ratio); scale from the published code's evaluation script.
+    """
+
+    scale: tuple[float, float] = (0.8, 1.0)
+    """Share of the picture's area that is kept, drawn uniformly."""
+    ratio: tuple[float, float] = (0.9, 1.1)
+    """Width over height of the kept area relative to the picture's, drawn log-uniformly."""
+    slots: tuple[str, ...] = ("primary",)
+    """Camera slots that are cropped."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    root: str
+    """Folder that holds `NAME/VERSION` dataset directories; may be read-only."""
+    cache: str | None = None
+    """Folder of index, tables and statistics; None: beside the run."""
+    mixture: tuple[MixtureEntry, ...] = ()
+    split: str = "train"
+    weigh_by_size: bool = False
+    """True: weights multiply each dataset's number of transitions (OpenVLA's balance_weights)."""
+    crop: CropConfig | None = CropConfig()
+    num_threads: int = 2
+    prefetch: int = 2
+    """Batches prepared ahead."""
+    max_bad_share: float = 0.01
+    """The run stops when more than this share of the samples drawn had to be replaced."""

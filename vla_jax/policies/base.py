@@ -1,0 +1,57 @@
+"""The policy protocol: what training, evaluation, serving and export ask of every policy.
+
+Axes: b batch, w window, h horizon, a action.
+"""
+
+import abc
+import dataclasses
+
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from vla_jax.types import ActionSpace, Batch, DataRequirements, Losses, Observation
+
+
+class Policy(nnx.Module):
+    """A model that can be trained and asked for actions. Subclasses are wiring only."""
+
+    def loss(self, batch: Batch, *, key: Key[Array, ""] | None) -> Losses:
+        """Args: key: for dropout and noise; None means deterministic."""
+        raise NotImplementedError
+
+    def act(self, observation: Observation, *, key: Key[Array, ""] | None = None) -> Float[Array, "b h a"]:
+        """The action chunk, still normalised, predicted at the last valid step of each window."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainedPart:
+    """A part of a policy whose parameters come from elsewhere."""
+
+    prefix: str
+    """Parameter path of the part, e.g. `clip`."""
+    family: str
+    """The rule table of `convert/families` that reads it."""
+    path: str | None
+    """A local Hugging Face folder; None: nothing named, the part stays random."""
+    frozen: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyConfig(abc.ABC):
+    """What every policy's config has. The action space is declared here and nowhere else."""
+
+    action_space: ActionSpace
+
+    @abc.abstractmethod
+    def build(self, rngs: nnx.Rngs) -> Policy: ...
+
+    @abc.abstractmethod
+    def data_requirements(self) -> DataRequirements: ...
+
+    def frozen_paths(self) -> tuple[str, ...]:
+        """Regular expressions; a parameter whose whole path matches one gets no gradient and no optimizer state."""
+        return ()
+
+    def pretrained_parts(self) -> tuple[PretrainedPart, ...]:
+        return ()

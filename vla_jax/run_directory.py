@@ -1,0 +1,121 @@
+"""The layout of a run on disk, and the manifest that says a folder is complete and undamaged.
+
+    RUN/config.json env.json metrics.jsonl quarantine.jsonl
+    RUN/tokenizer/tokenizer.json        the vocabulary the run reads text with
+    RUN/data/...                        index, tables and statistics, unless `data.cache` says elsewhere
+    RUN/frozen/{parameters/, MANIFEST.json}      frozen parameters, once
+    RUN/checkpoints/STEP/
+        parameters/                     trainable parameters          (Orbax, by path)
+        optimizer/                      optimizer state
+        ema/                            moving average, where there is one
+        progress/                       step and rng key
+        data_position.json              {"next_step": N}: the data order is a pure function of (seed, step)
+        config.json dataset_statistics.json
+        MANIFEST.json                   written last; a step without it was never committed
+
+STEP counts finished optimizer steps. A step is written as `STEP.tmp` and renamed when its manifest is in it;
+one that fails its manifest is renamed `STEP.damaged`, never deleted.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from vla_jax.types import InputError
+
+MANIFEST = "MANIFEST.json"
+MANIFEST_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "env.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.path / "quarantine.jsonl"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer"
+
+    @property
+    def frozen(self) -> Path:
+        return self.path / "frozen"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def step(self, step: int) -> Path:
+        return self.checkpoints / str(step)
+
+    def committed_steps(self) -> list[int]:
+        """Steps whose manifest is present, oldest first. Digests are not checked here."""
+        if not self.checkpoints.is_dir():
+            return []
+        names = (entry.name for entry in self.checkpoints.iterdir() if (entry / MANIFEST).is_file())
+        return sorted(int(name) for name in names if name.isdigit())
+
+
+def write_manifest(folder: Path) -> None:
+    """Writes `MANIFEST.json` with size and sha256 of every file beneath `folder`, atomically and synced."""
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    temporary = folder / (MANIFEST + ".tmp")
+    with temporary.open("w") as stream:
+        json.dump({"schema_version": MANIFEST_VERSION, "files": files}, stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(folder / MANIFEST)
+
+
+def verify_manifest(folder: Path) -> None:
+    """Raises InputError on the first file that is missing, of another size, changed, or not listed."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+        version, files = manifest["schema_version"], manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: no readable manifest ({error}); the folder is incomplete or damaged") from error
+    if version != MANIFEST_VERSION:
+        raise InputError(f"{path}: schema_version {version!r}, this version reads {MANIFEST_VERSION}")
+    for name, expected in files.items():
+        _verify_file(folder, name, expected)
+    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {MANIFEST}
+    if extra := sorted(present - files.keys()):
+        raise InputError(f"{folder}: {extra[0]} is not listed in {MANIFEST}; the folder was changed since")
+
+
+def _verify_file(folder: Path, name: str, expected: dict) -> None:
+    file = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InputError(f"{folder / MANIFEST}: names {name!r}, which lies outside the folder")
+    if not file.is_file():
+        raise InputError(f"{file}: missing, though {MANIFEST} lists it")
+    if file.stat().st_size != expected["bytes"]:
+        raise InputError(f"{file}: {file.stat().st_size} bytes, {expected['bytes']} in {MANIFEST}; it is damaged")
+    if file_digest(file) != expected["sha256"]:
+        raise InputError(f"{file}: its sha256 differs from {MANIFEST}; it is damaged")
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
