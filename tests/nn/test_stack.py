@@ -1,0 +1,81 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from vla_jax.nn import masks
+from vla_jax.nn.attention import attend
+from vla_jax.nn.block import BlockConfig
+from vla_jax.nn.stack import StackConfig
+from vla_jax.parameters import abstract, split
+
+BLOCK = BlockConfig(width=12, num_heads=3, mlp_width=20, dropout_rate=0.3)
+
+
+@pytest.fixture(scope="module")
+def stack():
+    return StackConfig(block=BLOCK, num_layers=3).build(nnx.Rngs(0))
+
+
+@pytest.fixture
+def x():
+    return jax.random.normal(jax.random.key(1), (2, 5, 12))
+
+
+def test_scan_equals_the_blocks_one_after_another(stack, x):
+    expected = x
+    for index in range(3):
+        expected = stack.block(index)(expected)
+    np.testing.assert_allclose(stack(x), expected, atol=1e-6)
+    np.testing.assert_allclose(stack(x, stop=2), stack.outputs(x)[1][1], atol=1e-6)
+
+
+def test_layers_differ(stack):
+    kernel = stack.blocks.attention.query.kernel[...]
+    assert not np.allclose(kernel[0], kernel[1])
+
+
+def test_remat_changes_no_gradient(x):
+    def gradient(remat):
+        config = StackConfig(block=BLOCK, num_layers=3, remat=remat)
+        structure, parameters = split(config.build(nnx.Rngs(0)))
+        return jax.grad(lambda p: structure.merge(p)(x, key=jax.random.key(2)).sum())(parameters)
+
+    full, none = gradient("full"), gradient("none")
+    assert full.keys() == none.keys()
+    for path in full:
+        np.testing.assert_allclose(full[path], none[path], rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_needs_a_key_and_follows_it(stack, x):
+    np.testing.assert_array_equal(stack(x), stack(x))
+    np.testing.assert_array_equal(stack(x, key=jax.random.key(3)), stack(x, key=jax.random.key(3)))
+    assert not np.allclose(stack(x), stack(x, key=jax.random.key(3)))
+    assert not np.allclose(stack(x, key=jax.random.key(4)), stack(x, key=jax.random.key(3)))
+
+
+def test_attend_equals_jax_reference_under_a_mask():
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, 4, 3, 8)) for i in range(3))
+    mask = masks.causal_over_valid(jnp.array([[True] * 4, [False, True, True, False]]))
+    expected = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+    np.testing.assert_allclose(attend(q, k, v, mask), expected, atol=1e-6)
+    assert np.abs(np.asarray(attend(q, k, v)) - expected).max() > 1e-2
+
+
+def test_causal_over_valid_leaves_no_row_empty():
+    mask = np.asarray(masks.causal_over_valid(jnp.array([[False, False, True]])))
+    assert mask.tolist() == [[[True, False, False], [False, True, False], [False, False, True]]]
+
+
+def test_structure_names_axes_without_allocating():
+    structure = abstract(
+        lambda: StackConfig(block=dataclasses.replace(BLOCK, width=4096, num_heads=32), num_layers=32).build(
+            nnx.Rngs(0)
+        )
+    )
+    assert structure.shapes()["blocks/mlp/up/kernel"].shape == (32, 4096, 20)
+    assert structure.logical_axes()["blocks/mlp/up/kernel"] == ("layers", "embed", "mlp")
+    assert structure.logical_axes()["blocks/mlp_norm/scale"] == ("layers", "feature")
