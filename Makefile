@@ -1,0 +1,30 @@
+# Thin: each target is a few lines that a person could type.
+PYTHON ?= $(shell for python in python3.12 python3.11 python3; do command -v $$python >/dev/null && $$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$python && break; done)
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.requirements
+
+.PHONY: test test-fast lint bench clean
+
+test: $(STAMP)
+	JAX_PLATFORMS=cpu $(RUN) -m pytest
+
+test-fast: $(STAMP)
+	JAX_PLATFORMS=cpu $(RUN) -m pytest -m "not slow"
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(STAMP)
+	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.data_pipeline
+
+$(STAMP): requirements.txt requirements-dev.txt requirements-export.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 with venv is needed: apt-get install python3 python3-venv"; exit 2; }
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build
