@@ -1,0 +1,178 @@
+"""Arrays on disk by path (Orbax), and the one way to read parameters: from a run, or from a parameter folder.
+
+    FOLDER/parameters/      arrays by path, any floating dtype
+    FOLDER/MANIFEST.json    digests; may also hold config.json, dataset_statistics.json, tokenizer files
+
+A checkpoint step `RUN/checkpoints/STEP` is such a folder too, but without the frozen parameters; `load_parameters`
+puts them together. Reading never changes a folder.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Sharding
+
+from vla_jax import config
+from vla_jax.run_directory import MANIFEST, RunDirectory, verify_manifest, write_manifest
+from vla_jax.types import InputError, Parameters
+
+Arrays = dict[str, jax.Array] | dict[str, np.ndarray]
+Weights = Literal["ema", "raw"]
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredParameters:
+    """All parameters of a policy, frozen ones included, with what lies beside them."""
+
+    parameters: Parameters
+    folder: Path
+    """Where `config.json` and `dataset_statistics.json` lie, where there are any."""
+    step: int | None
+    """Finished optimizer steps; None for a parameter folder."""
+    weights: Weights
+    """What was read: `raw` where there is no moving average."""
+
+    @functools.cached_property
+    def config(self) -> "config.RunConfig":
+        return config.load(self.folder / "config.json")
+
+    @functools.cached_property
+    def statistics(self) -> dict[str, Any]:
+        return read_json(self.folder / "dataset_statistics.json")
+
+
+def load_parameters(
+    path: Path | str,
+    *,
+    step: int | None = None,
+    weights: Weights = "ema",
+    shardings: dict[str, Sharding] | None = None,
+) -> StoredParameters:
+    """Reads a run's (or a parameter folder's) parameters after verifying every digest.
+
+    Args:
+        path: a run directory, or a folder with `parameters/` and `MANIFEST.json`.
+        step: of a run; None: its newest committed step.
+        weights: `ema` where the run keeps one, else the raw weights.
+        shardings: by path; None: numpy arrays on the host.
+
+    Raises:
+        InputError: nothing there, or a file missing or damaged. Another step is never taken instead.
+    """
+    path = Path(path)
+    run = RunDirectory(path)
+    if run.checkpoints.is_dir():
+        return _load_run(run, step, weights, shardings)
+    if step is not None:
+        raise InputError(f"{path}: step {step} was asked for, but this is no run directory (no checkpoints/ in it)")
+    if not (path / "parameters").is_dir():
+        raise InputError(f"{path}: neither a run (checkpoints/) nor a parameter folder (parameters/, {MANIFEST})")
+    verify_manifest(path)
+    return StoredParameters(_read(path / "parameters", shardings), path, None, "raw")
+
+
+def _load_run(run: RunDirectory, step: int | None, weights: Weights, shardings) -> StoredParameters:
+    steps = run.committed_steps()
+    if not steps or (step is not None and step not in steps):
+        wanted = "any step" if step is None else f"step {step}"
+        raise InputError(f"{run.checkpoints}: no committed checkpoint of {wanted}; there are {steps}")
+    folder = run.step(steps[-1] if step is None else step)
+    verify_manifest(folder)
+    if weights == "ema" and not (folder / "ema").is_dir():
+        weights = "raw"
+    parameters = _read(folder / ("ema" if weights == "ema" else "parameters"), shardings)
+    if run.frozen.is_dir():
+        verify_manifest(run.frozen)
+        parameters |= _read(run.frozen / "parameters", shardings)
+    return StoredParameters(parameters, folder, int(folder.name), weights)
+
+
+def _read(folder: Path, shardings: dict[str, Sharding] | None) -> Arrays:
+    if shardings is None:
+        return read_arrays(folder)
+    return read_arrays(folder, {path: shardings[path] for path in array_paths(folder) if path in shardings})
+
+
+def save_parameters(folder: Path, parameters: Arrays, *, documents: dict[str, Any] | None = None) -> None:
+    """Writes a parameter folder, whole or not at all; one that stands there is replaced.
+
+    Args: documents: further files, JSON by name (`config.json`, ...).
+    """
+    temporary = folder.with_name(folder.name + ".tmp")
+    if jax.process_index() == 0:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    write_arrays(temporary / "parameters", parameters)
+    if jax.process_index() == 0:
+        for name, document in (documents or {}).items():
+            (temporary / name).write_text(json.dumps(document, indent=1) + "\n")
+        commit(temporary, folder)
+
+
+def commit(temporary: Path, folder: Path) -> None:
+    """Makes a finished folder durable, seals it with its manifest and gives it its name."""
+    write_manifest(temporary)
+    sync_tree(temporary)
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+    sync(folder.parent)
+
+
+def write_arrays(folder: Path, arrays: Arrays) -> None:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave(arrays))
+
+
+def array_paths(folder: Path) -> list[str]:
+    return sorted(_metadata(folder))
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    try:
+        return ocp.PyTreeCheckpointHandler().metadata(folder.absolute()).tree
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder}: not a readable array folder ({error})") from error
+
+
+def read_arrays(folder: Path, shardings: dict[str, Sharding] | None = None) -> Arrays:
+    """Reads the arrays in `shardings`, each straight into its sharding; None: all, as numpy arrays."""
+    stored = _metadata(folder)
+    if shardings is None:
+        wanted = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in stored}
+    else:
+        if missing := sorted(shardings.keys() - stored.keys()):
+            raise InputError(f"{folder}: {missing[:5]} are missing ({len(missing)} arrays)")
+        wanted = {path: ocp.ArrayRestoreArgs(sharding=sharding) for path, sharding in shardings.items()}
+    item = {path: 0 for path in wanted}
+    restore = ocp.args.PyTreeRestore(item=item, restore_args=wanted, partial_restore=True)
+    return ocp.PyTreeCheckpointHandler().restore(folder.absolute(), args=restore)
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable JSON ({error})") from error
+
+
+def sync_tree(folder: Path) -> None:
+    """fsync of every file and folder beneath, so that a rename that follows never outlives its content."""
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
