@@ -1,0 +1,179 @@
+"""EF-VLA: frozen CLIP, text-aware visual features (Eq. 4), pooled to one token a step, a causal transformer.
+
+Axes: b batch, w window, y x pixels, c cameras, t text tokens, n patches, d shared text-image width of CLIP,
+h horizon, a action, p proprio, e width of the step token.
+Source: EF-VLA section 3 and Tables 6-7 (published as OTTER, arXiv 2503.03734). Where the paper is silent we
+follow its published JAX code: no projection in front of the trunk, whose width is therefore the step token's
+(704 with two cameras) and whose "latent dimension" is the MLP's; sinusoidal positions; dropout 0.1; L1.
+Differs: the temperature trains (see `fusion/early_fusion.py`); padded targets and missing cameras are masked.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from vla_jax.actions.regression import RegressionConfig
+from vla_jax.encoders.clip import ClipTextConfig, ClipVisionConfig
+from vla_jax.encoders.projected_vit import ProjectedVitConfig
+from vla_jax.fusion.early_fusion import EarlyFusionConfig
+from vla_jax.fusion.pooling import AttentionPoolingConfig
+from vla_jax.nn import dropout, masks
+from vla_jax.nn.block import BlockConfig
+from vla_jax.nn.linear import linear
+from vla_jax.nn.norms import layer_norm
+from vla_jax.nn.positions import sinusoidal
+from vla_jax.nn.stack import StackConfig
+from vla_jax.policies.base import Policy, PolicyConfig, PretrainedPart
+from vla_jax.types import Batch, CameraRequirement, DataRequirements, InputError, Losses, Observation, PolicyContext
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrunkConfig:
+    """The causal transformer over step tokens."""
+
+    num_layers: int = 4
+    num_heads: int = 8
+    mlp_width: int = 512
+    dropout_rate: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EfVlaConfig(PolicyConfig):
+    text: ClipTextConfig
+    vision: ClipVisionConfig | ProjectedVitConfig
+    clip_weights: str | None = None
+    """A local Hugging Face folder of the CLIP model; the frozen parts are read from it."""
+    cameras: tuple[str, ...] = ("primary", "wrist")
+    window: int = 12
+    text_length: int = 16
+    mask_text_padding: bool = False
+    """False: text pooling reads all `text_length` tokens, padding included, as the published code does."""
+    fusion: EarlyFusionConfig = EarlyFusionConfig()
+    image_pooling: AttentionPoolingConfig = AttentionPoolingConfig(out_width=256)
+    text_pooling: AttentionPoolingConfig = AttentionPoolingConfig(out_width=128)
+    proprio_width: int = 64
+    proprio_hidden_widths: tuple[int, ...] = ()
+    proprio_noise: float = 0.01
+    """Standard deviation of the Gaussian noise on (normalised) proprio in training."""
+    trunk: TrunkConfig = TrunkConfig()
+    head: RegressionConfig = RegressionConfig()
+
+    def __post_init__(self):
+        if self.vision.out_width != self.text.out_width:
+            raise InputError(
+                f"policy: vision.out_width={self.vision.out_width} and text.out_width={self.text.out_width} must be "
+                "equal, for Eq. 4 compares them"
+            )
+        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
+            raise InputError(f"policy.cameras={self.cameras}: one or more different camera slots expected")
+
+    @property
+    def step_width(self) -> int:
+        """Of the one token a step: proprio, each camera, text."""
+        return self.proprio_width + len(self.cameras) * self.image_pooling.out_width + self.text_pooling.out_width
+
+    def build(self, rngs: nnx.Rngs) -> "EfVla":
+        return EfVla(self, rngs=rngs)
+
+    def data_requirements(self) -> DataRequirements:
+        size = self.vision.image_size
+        return DataRequirements(
+            action_space=self.action_space,
+            cameras=tuple(CameraRequirement(slot=slot, height=size, width=size) for slot in self.cameras),
+            window=self.window,
+            window_anchor="first",
+            text_length=self.text_length,
+        )
+
+    def frozen_paths(self) -> tuple[str, ...]:
+        return tuple(f"{part.prefix}/.*" for part in self.pretrained_parts() if part.frozen)
+
+    def pretrained_parts(self) -> tuple[PretrainedPart, ...]:
+        encoders = {"text": self.text, "vision": self.vision}
+        return tuple(
+            PretrainedPart(prefix=prefix, family=encoder.family, path=self.clip_weights, frozen=True)
+            for prefix, encoder in encoders.items()
+            if encoder.family is not None
+        )
+
+
+class ProprioEncoder(nnx.Module):
+    """f_e: the embodiment feature."""
+
+    def __init__(self, in_width: int, config: EfVlaConfig, *, rngs: nnx.Rngs):
+        widths = (in_width, *config.proprio_hidden_widths, config.proprio_width)
+        axes = (None, "feature")
+        self.layers = nnx.List([linear(i, o, axes, rngs=rngs) for i, o in zip(widths[:-1], widths[1:], strict=True)])
+
+    def __call__(self, proprio: Float[Array, "b w p"]) -> Float[Array, "b w d"]:
+        for layer in self.layers[:-1]:
+            proprio = jax.nn.relu(layer(proprio))
+        return self.layers[-1](proprio)
+
+
+class EfVla(Policy):
+    def __init__(self, config: EfVlaConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.text = config.text.build(rngs)
+        self.vision = config.vision.build(rngs)
+        width = config.text.out_width
+        self.fusion = nnx.Dict({slot: config.fusion.build(rngs) for slot in config.cameras})
+        self.image_pooling = nnx.Dict({slot: config.image_pooling.build(width, rngs) for slot in config.cameras})
+        self.text_pooling = config.text_pooling.build(width, rngs)
+        self.proprio = ProprioEncoder(config.action_space.proprio_width, config, rngs=rngs)
+        block = BlockConfig(
+            width=config.step_width,
+            num_heads=config.trunk.num_heads,
+            mlp_width=config.trunk.mlp_width,
+            dropout_rate=config.trunk.dropout_rate,
+        )
+        self.trunk = StackConfig(block=block, num_layers=config.trunk.num_layers).build(rngs)
+        self.trunk_norm = layer_norm(config.step_width, epsilon=1e-5, rngs=rngs)
+        self.head = config.head.build(config.step_width, config.action_space, rngs)
+
+    def loss(self, batch: Batch, *, key: Key[Array, ""] | None) -> Losses:
+        noise_key, context_key, head_key = dropout.split(key, 3)
+        observation = batch.observation
+        if noise_key is not None:
+            noise = self.config.proprio_noise * jax.random.normal(noise_key, observation.proprio.shape)
+            observation = observation.replace(proprio=observation.proprio + noise)
+        context = self.context(observation, key=context_key)
+        return self.head.loss(context, batch.action, batch.action_mask, key=head_key)
+
+    def act(self, observation: Observation, *, key: Key[Array, ""] | None = None) -> Float[Array, "b h a"]:
+        chunks = self.head.sample(self.context(observation, key=None), key=key)
+        steps = jnp.arange(observation.timestep_mask.shape[1])
+        last = jnp.where(observation.timestep_mask, steps, 0).max(axis=1)
+        return jnp.take_along_axis(chunks, last[:, None, None, None], axis=1)[:, 0]
+
+    def context(self, observation: Observation, *, key: Key[Array, ""] | None) -> PolicyContext:
+        """One read-out token a window step."""
+        tokens = self.step_tokens(observation)
+        positions = sinusoidal(tokens.shape[1], tokens.shape[2]).astype(tokens.dtype)
+        embed_key, trunk_key = dropout.split(key, 2)
+        x = dropout.dropout(tokens + positions, self.config.trunk.dropout_rate, embed_key)
+        x = self.trunk(x, mask=masks.causal_over_valid(observation.timestep_mask), key=trunk_key)
+        return PolicyContext(queries=self.trunk_norm(x), timestep_mask=observation.timestep_mask)
+
+    def step_tokens(self, observation: Observation) -> Float[Array, "b w e"]:
+        """f_t = [f_e ; f'_vl of each camera ; f'_l], side by side in one token a step."""
+        batch, window = observation.timestep_mask.shape
+        text = self.text.token_features(observation.instruction_tokens)
+        text_mask = observation.instruction_mask if self.config.mask_text_padding else None
+        pooled_text = self.text_pooling(text, text_mask)
+        dtype = text.dtype
+        parts = [self.proprio(observation.proprio.astype(dtype))]
+        for slot in self.config.cameras:
+            pooled = self.camera_feature(slot, observation.images[slot], text).reshape(batch, window, -1)
+            parts.append(pooled * observation.image_masks[slot][..., None].astype(dtype))
+        parts.append(jnp.broadcast_to(pooled_text[:, None], (batch, window, pooled_text.shape[-1])))
+        return jnp.concatenate(parts, axis=-1)
+
+    def camera_feature(self, slot: str, images: Array, text: Float[Array, "b t d"]) -> Float[Array, "bw e"]:
+        """f'_vl of one camera for every window step."""
+        patches = self.vision.patch_features(images.reshape(-1, *images.shape[2:]))
+        text = jnp.repeat(text, images.shape[1], axis=0)
+        return self.image_pooling[slot](self.fusion[slot](text, patches))
