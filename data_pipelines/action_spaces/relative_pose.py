@@ -1,0 +1,76 @@
+"""EF-VLA's action space: future gripper poses relative to the present one, 10 numbers each.
+
+Action: dx, dy, dz in metres, the first two ROWS of the relative rotation matrix, gripper openness. Entry j of the
+chunk at t is inverse(T_ee(t)) @ T_target(t + j). Proprio: the same layout, absolute, in the base frame. Grippers are
+not normalised. Source: EF-VLA (papers.md 2.4). Axes: n samples, h horizon.
+"""
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from data_pipelines.conventions.pose import rotation
+from data_pipelines.schema import Trajectory
+from vla_jax.types import ActionSpace, Dimension
+
+REQUIRED = ("pose", "gripper", "target_pose", "target_gripper", "target_valid")
+ROWS = tuple(f"rotation_{row}{column}" for row in range(2) for column in range(3))
+
+
+def action_space(horizon: int, normalization: str = "none") -> ActionSpace:
+    gripper = Dimension(name="gripper", unit="openness", normalize=False)
+
+    def layout(prefix: str) -> tuple[Dimension, ...]:
+        position = tuple(Dimension(name=f"{prefix}{axis}", unit="metre") for axis in "xyz")
+        return (*position, *(Dimension(name=name, unit="1") for name in ROWS), gripper)
+
+    return ActionSpace(
+        form="relative_pose",
+        horizon=horizon,
+        dimensions=layout("d"),
+        proprio=layout(""),
+        normalization=normalization,
+    )
+
+
+def proprio(steps: Trajectory) -> np.ndarray:
+    """float32[n, 10] of n steps."""
+    pose = steps["pose"]
+    return _vector(pose[:, :3], rotation(pose), steps["gripper"])
+
+
+def targets(steps: Trajectory, future: Trajectory) -> np.ndarray:
+    """float32[n, h, 10]: `steps` has n steps, `future` the [n, h] steps whose targets make up the chunks."""
+    n, h = future["target_gripper"].shape
+    now = np.repeat(steps["pose"], h, axis=0)
+    then = future["target_pose"].reshape(n * h, 7)
+    to_gripper = rotation(now).inv()
+    moved = to_gripper.apply(then[:, :3].astype(np.float64) - now[:, :3])
+    vector = _vector(moved, to_gripper * rotation(then), future["target_gripper"].reshape(-1))
+    return vector.reshape(n, h, 10)
+
+
+def absolute(chunk: np.ndarray, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Undoes `targets`: poses float32[h, 7] in the base frame and openness float32[h].
+
+    Args:
+        chunk: float[h, 10], not normalised. Rows need not be orthonormal: Gram-Schmidt makes them so.
+        pose: float[7], the gripper's present pose.
+    """
+    here = rotation(pose[None])
+    position = here.apply(chunk[:, :3].astype(np.float64)) + pose[:3]
+    quaternion = (here * Rotation.from_matrix(rows_to_matrix(chunk[:, 3:9]))).as_quat()
+    return np.concatenate([position, quaternion], axis=1).astype(np.float32), chunk[:, 9].astype(np.float32)
+
+
+def rows_to_matrix(rows: np.ndarray) -> np.ndarray:
+    """float64[n, 3, 3]: Gram-Schmidt on the two rows in float[n, 6], the third their cross product."""
+    first, second = rows[:, :3].astype(np.float64), rows[:, 3:6].astype(np.float64)
+    first = first / np.linalg.norm(first, axis=1, keepdims=True)
+    second = second - (first * second).sum(1, keepdims=True) * first
+    second = second / np.linalg.norm(second, axis=1, keepdims=True)
+    return np.stack([first, second, np.cross(first, second)], axis=1)
+
+
+def _vector(position: np.ndarray, turn: Rotation, gripper: np.ndarray) -> np.ndarray:
+    rows = turn.as_matrix()[:, :2].reshape(-1, 6)
+    return np.concatenate([position, rows, gripper[:, None]], axis=1).astype(np.float32)

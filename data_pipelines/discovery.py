@@ -1,0 +1,75 @@
+"""Datasets and action spaces by name, found by listing their folders; digests of the code behind them."""
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from data_pipelines import action_spaces, datasets
+from data_pipelines.schema import Trajectory
+from data_pipelines.spec import DatasetSpec
+from vla_jax.types import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    spec: DatasetSpec
+    standardize: Callable[[Trajectory], Trajectory]
+    """Raw numbers of one episode, by the keys of `spec.numbers`, to the columns of `schema.py`."""
+    source_digest: str
+    """Of the dataset's file and every file of this package that it imports."""
+
+
+def find_dataset(name: str) -> Dataset:
+    module = _find(datasets, name, "dataset", "data.mixture")
+    return Dataset(module.SPEC, module.standardize, source_digest(module.__name__))
+
+
+def find_action_space(form: str) -> ModuleType:
+    return _find(action_spaces, form, "action space", "action_space.form")
+
+
+def source_digest(module: str) -> str:
+    """sha256 over a module's source and, transitively, the sources that it imports from this package."""
+    sources: dict[str, str] = {}
+    _gather_sources(module, sources)
+    listing = "\n".join(f"{name} {hashlib.sha256(text.encode()).hexdigest()}" for name, text in sorted(sources.items()))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _find(package: ModuleType, name: str, kind: str, key: str) -> ModuleType:
+    known = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    if name not in known:
+        raise InputError(f"{key}: no {kind} {name!r}; there are {known}. Add a file to {package.__name__} for another")
+    return importlib.import_module(f"{package.__name__}.{name}")
+
+
+@functools.cache
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _gather_sources(module: str, sources: dict[str, str]) -> None:
+    spec = importlib.util.find_spec(module)
+    if module in sources or spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return
+    sources[module] = Path(spec.origin).read_text()
+    for node in ast.walk(ast.parse(sources[module])):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            if name.startswith("data_pipelines.") and _is_module(name):
+                _gather_sources(name, sources)

@@ -1,0 +1,245 @@
+"""The offset sidecar on disk, and how one comes to be: found and valid, or built from the shards.
+
+    FOLDER/index.json      schema version, shards with bytes, records and sha256, features, counts
+    FOLDER/texts.json      the distinct texts
+    FOLDER/episodes.npy    int64[episode, 5]: shard, record offset, record length, first step, number of steps
+    FOLDER/NNN.npy         one column a feature, as `index.json` lists them
+
+The same shards give the same bytes, so `Index.digest`, of index.json, identifies the data. A sidecar is looked for
+in `DATASET/index/SPLIT` and in `CACHE/NAME/VERSION/SPLIT/index`; it is built in the latter. It is valid when its
+shards have the recorded sizes and sha256; `stamps.json` in the cache remembers by modification time which files were
+already hashed. Axes: episode, step.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from data_pipelines.cache import load_array, new_folder, write_json
+from data_pipelines.index.dataset_directory import DatasetDirectory, Shard
+from data_pipelines.index.shard_index import STEPS, ShardIndex, index_shard
+from data_pipelines.index.tfrecord import file_digest
+from vla_jax.types import InputError
+
+SCHEMA_VERSION = 1
+LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """One split of one dataset. Columns are memory-mapped."""
+
+    folder: Path
+    directory: DatasetDirectory
+    split: str
+    tree: dict[str, Any]
+    """index.json."""
+    digest: str
+
+    @property
+    def num_steps(self) -> int:
+        return self.tree["num_steps"]
+
+    @property
+    def num_episodes(self) -> int:
+        return self.tree["num_episodes"]
+
+    @functools.cached_property
+    def shards(self) -> list[Path]:
+        return [self.directory.path / shard["file"] for shard in self.tree["shards"]]
+
+    @functools.cached_property
+    def episodes(self) -> np.ndarray:
+        return load_array(self.folder / "episodes.npy")
+
+    @functools.cached_property
+    def first_step(self) -> np.ndarray:
+        """int64[episode + 1]: where each episode starts; the last entry is the number of steps."""
+        return np.append(self.episodes[:, 3], self.num_steps)
+
+    @functools.cached_property
+    def texts(self) -> list[str]:
+        """Distinct texts; bytes that are not UTF-8 are lone surrogates."""
+        return json.loads((self.folder / "texts.json").read_text())
+
+    def column(self, key: str, kind: str) -> np.ndarray:
+        """A feature's column; `key` as in features.json. InputError where the data have no such `kind`."""
+        feature = self.tree["features"].get(key)
+        if feature is None or feature["kind"] != kind:
+            known = sorted(name for name, other in self.tree["features"].items() if other["kind"] == kind)
+            reason = self.tree["left_out"].get(key)
+            raise InputError(
+                f"{self.directory.path}/features.json: no {kind} {key!r}"
+                + (f" in the index ({reason})" if reason else f"; it has {known}")
+                + f". Is this really {self.directory.name} {self.directory.version}?"
+            )
+        return self._columns[key]
+
+    @functools.cached_property
+    def _columns(self) -> dict[str, np.ndarray]:
+        return {key: load_array(self.folder / feature["file"]) for key, feature in self.tree["features"].items()}
+
+    def check(self) -> None:
+        """Raises ValueError, KeyError or OSError where the sidecar itself is damaged."""
+        texts, rows = self.texts, {True: self.num_steps, False: self.num_episodes}
+        if self.episodes.shape != (self.num_episodes, 5):
+            raise ValueError("episodes.npy has another shape than index.json says")
+        sizes = np.array([shard["bytes"] for shard in self.tree["shards"]], np.int64)
+        steps_shard = np.repeat(self.episodes[:, 0], self.episodes[:, 4])
+        if len(steps_shard) != self.num_steps:
+            raise ValueError("episodes.npy has another number of steps than index.json says")
+        for key, feature in self.tree["features"].items():
+            column, in_steps = self._columns[key], key.startswith(STEPS)
+            if len(column) != rows[in_steps]:
+                raise ValueError(f"{feature['file']} has {len(column)} rows, {rows[in_steps]} expected")
+            shard = steps_shard if in_steps else self.episodes[:, 0]
+            if feature["kind"] == "image" and np.any((column < 0).any(1) | (column.sum(1) > sizes[shard])):
+                raise ValueError(f"{feature['file']} points outside its shard")
+            if feature["kind"] == "text" and np.any((column < 0) | (column >= len(texts))):
+                raise ValueError(f"{feature['file']} points outside texts.json")
+
+
+def open_index(directory: DatasetDirectory, split: str, cache: Path, *, jobs: int = 1) -> Index:
+    """A valid sidecar: the one beside the data, the cached one, or one built now."""
+    shards = directory.shards(split)
+    home = split_cache(directory, split, cache)
+    for folder in (directory.path / "index" / split, home / "index"):
+        if (folder / "index.json").is_file():
+            try:
+                index = _read(folder, directory, split)
+                _check_shards(index, shards, home / "stamps.json")
+                index.check()
+                return index
+            except (ValueError, KeyError, TypeError, OSError) as error:
+                if isinstance(error, InputError):
+                    raise
+                LOG.warning("%s: not used and built again: %s", folder, error)
+    with new_folder(home / "index") as temporary:
+        _build(temporary, directory, split, jobs)
+    index = _read(home / "index", directory, split)
+    _stamp(shards, [shard["sha256"] for shard in index.tree["shards"]], home / "stamps.json")
+    return index
+
+
+def split_cache(directory: DatasetDirectory, split: str, cache: Path) -> Path:
+    """Where everything derived from a split lies."""
+    for part in (directory.name, directory.version, split):
+        if Path(part).name != part:
+            raise InputError(f"{directory.path}/dataset_info.json: {part!r} is not a plain name")
+    return cache / directory.name / directory.version / split
+
+
+def _read(folder: Path, directory: DatasetDirectory, split: str) -> Index:
+    content = (folder / "index.json").read_bytes()
+    tree = json.loads(content)
+    if tree["schema_version"] != SCHEMA_VERSION:
+        raise ValueError(f"schema_version is {tree['schema_version']!r}, this version reads {SCHEMA_VERSION}")
+    found = (tree["dataset"], tree["version"], tree["split"])
+    if found != (expected := (directory.name, directory.version, split)):
+        raise ValueError(f"it is of {found}, not {expected}")
+    return Index(folder, directory, split, tree, hashlib.sha256(content).hexdigest())
+
+
+def _check_shards(index: Index, shards: tuple[Shard, ...], stamps_path: Path) -> None:
+    """Raises ValueError where the shards are not those that were indexed, InputError where one is gone."""
+    recorded = [(shard["file"], shard["records"]) for shard in index.tree["shards"]]
+    if recorded != [(shard.path.name, shard.num_records) for shard in shards]:
+        raise ValueError("dataset_info.json lists other shards")
+    if index.tree["declared"] != _declared(index.directory):
+        raise ValueError("features.json declares other features")
+    stamps: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        stamps = json.loads(stamps_path.read_text())
+    hashed = False
+    for shard, entry in zip(shards, index.tree["shards"]):
+        if not shard.path.is_file():
+            raise InputError(f"{shard.path}: missing, though dataset_info.json lists it; fetch it")
+        status = shard.path.stat()
+        if status.st_size != entry["bytes"]:
+            raise ValueError(f"{shard.path.name} has {status.st_size} bytes, it had {entry['bytes']}")
+        if stamps.get(str(shard.path.resolve())) != [status.st_size, status.st_mtime_ns, entry["sha256"]]:
+            hashed = True
+            if file_digest(shard.path) != entry["sha256"]:
+                raise ValueError(f"{shard.path.name} has changed")
+    if hashed:
+        _stamp(shards, [entry["sha256"] for entry in index.tree["shards"]], stamps_path)
+
+
+def _stamp(shards: tuple[Shard, ...], digests: list[str], path: Path) -> None:
+    stamps = {}
+    for shard, digest in zip(shards, digests):
+        status = shard.path.stat()
+        stamps[str(shard.path.resolve())] = [status.st_size, status.st_mtime_ns, digest]
+    write_json(path, stamps)
+
+
+def _declared(directory: DatasetDirectory) -> str:
+    listing = json.dumps({key: dataclasses.astuple(feature) for key, feature in sorted(directory.features.items())})
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _build(folder: Path, directory: DatasetDirectory, split: str, jobs: int) -> None:
+    shards = directory.shards(split)
+    parts = _index_shards(shards, directory, split, jobs)
+    texts: dict[bytes, int] = {}
+    remaps = [np.array([texts.setdefault(text, len(texts)) for text in part.texts], np.int32) for part in parts]
+    num_steps = np.concatenate([part.num_steps for part in parts]) if parts else np.zeros(0, np.int64)
+    shard_numbers = np.repeat(np.arange(len(parts)), [len(part.num_steps) for part in parts])
+    spans = np.concatenate([part.record_spans for part in parts]) if parts else np.zeros((0, 2), np.int64)
+    first_step = np.cumsum(num_steps) - num_steps
+    np.save(folder / "episodes.npy", np.column_stack([shard_numbers, spans, first_step, num_steps]))
+    features = {}
+    kept = {key: feature for key, feature in sorted(directory.features.items()) if feature.kind != "left_out"}
+    for number, (key, feature) in enumerate(kept.items()):
+        columns = [part.columns[key] for part in parts]
+        if feature.kind == "text":
+            columns = [remap[column] for remap, column in zip(remaps, columns)]
+        np.save(folder / f"{number:03d}.npy", np.concatenate(columns))
+        features[key] = {
+            "kind": feature.kind,
+            "shape": feature.shape,
+            "dtype": feature.dtype,
+            "file": f"{number:03d}.npy",
+        }
+    (folder / "texts.json").write_text(json.dumps([text.decode(errors="surrogateescape") for text in texts]))
+    tree = {
+        "schema_version": SCHEMA_VERSION,
+        "dataset": directory.name,
+        "version": directory.version,
+        "split": split,
+        "num_episodes": len(num_steps),
+        "num_steps": int(num_steps.sum()),
+        "shards": [
+            {"file": shard.path.name, "records": shard.num_records, "bytes": part.num_bytes, "sha256": part.sha256}
+            for shard, part in zip(shards, parts)
+        ],
+        "declared": _declared(directory),
+        "features": features,
+        "left_out": {key: f.reason for key, f in sorted(directory.features.items()) if f.kind == "left_out"},
+    }
+    write_json(folder / "index.json", tree)
+
+
+def _index_shards(shards: tuple[Shard, ...], directory: DatasetDirectory, split: str, jobs: int) -> list[ShardIndex]:
+    console = Console(stderr=True)
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress(console=console, disable=not console.is_terminal))
+        work = functools.partial(index_shard, features=directory.features)
+        if jobs > 1 and len(shards) > 1:
+            workers = ProcessPoolExecutor(min(jobs, len(shards)), mp_context=get_context("spawn"))
+            results = stack.enter_context(workers).map(work, shards)
+        else:
+            results = map(work, shards)
+        description = f"index {directory.name} {directory.version} {split}"
+        return list(progress.track(results, total=len(shards), description=description))

@@ -1,0 +1,90 @@
+"""The standardised low-dimensional table of a split: every column of `schema.py` that the dataset gives, on disk.
+
+Axes: step (all episodes in order). Cached in CACHE/NAME/VERSION/SPLIT/table-DIGEST, keyed by the index, the SPEC and
+the source of `standardize` with its helpers, so that an edit of either never meets an old table.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.cache import load_array, new_folder
+from data_pipelines.discovery import Dataset, source_digest
+from data_pipelines.index.shard_index import STEPS
+from data_pipelines.index.sidecar import Index, split_cache
+from data_pipelines.schema import COLUMNS, Trajectory
+from vla_jax.types import InputError
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    columns: Trajectory
+    digest: str
+
+
+def open_table(dataset: Dataset, index: Index, cache: Path) -> Table:
+    parts = (index.digest, repr(dataset.spec), dataset.source_digest, source_digest(__name__))
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    folder = split_cache(index.directory, index.split, cache) / f"table-{digest[:16]}"
+    if folder.is_dir():
+        with contextlib.suppress(ValueError, OSError, KeyError):
+            return Table(_read(folder, index), digest)
+        LOG.warning("%s: damaged, built again", folder)
+    with new_folder(folder) as temporary:
+        columns = _standardize_all(dataset, index)
+        for key, column in columns.items():
+            np.save(temporary / f"{key}.npy", column)
+        (temporary / "columns.json").write_text(json.dumps(sorted(columns)))
+    return Table(_read(folder, index), digest)
+
+
+def _read(folder: Path, index: Index) -> Trajectory:
+    columns = {key: load_array(folder / f"{key}.npy") for key in json.loads((folder / "columns.json").read_text())}
+    for key, column in columns.items():
+        if column.shape != (index.num_steps, *COLUMNS[key].shape) or column.dtype != COLUMNS[key].dtype:
+            raise ValueError(f"{key} has another shape or dtype")
+    return columns
+
+
+def _standardize_all(dataset: Dataset, index: Index) -> Trajectory:
+    numbers = {key: index.column(STEPS + key, "number") for key in dataset.spec.numbers}
+    parts: dict[str, list[np.ndarray]] = {}
+    for episode, (first, end) in enumerate(zip(index.first_step[:-1], index.first_step[1:])):
+        if first == end:
+            continue
+        raw = {key: np.asarray(column[first:end]) for key, column in numbers.items()}
+        for key, column in _standardize(
+            dataset, raw, f"{index.directory.path}: {index.split} episode {episode}"
+        ).items():
+            parts.setdefault(key, []).append(column)
+    if not parts:
+        raise InputError(f"{index.directory.path}: split {index.split!r} has no steps")
+    for key, column in parts.items():
+        if (length := sum(map(len, column))) != index.num_steps:
+            raise InputError(f"datasets/{dataset.spec.name}.py: gave {key!r} for {length} of {index.num_steps} steps")
+    return {key: np.concatenate(column) for key, column in parts.items()}
+
+
+def _standardize(dataset: Dataset, raw: Trajectory, where: str) -> Trajectory:
+    length = len(next(iter(raw.values())))
+    with np.errstate(invalid="ignore"):
+        given = dataset.standardize(raw)
+    trajectory, finite = {}, np.ones(length, bool)
+    for key, column in given.items():
+        expected = COLUMNS.get(key)
+        if expected is None or key == "finite" or np.shape(column) != (length, *expected.shape):
+            raise InputError(
+                f"datasets/{dataset.spec.name}.py: standardize gave {key!r} of shape {np.shape(column)} for {where} "
+                f"of {length} steps; schema.py has {sorted(COLUMNS)}"
+            )
+        trajectory[key] = np.asarray(column, expected.dtype)
+    for column in (*raw.values(), *trajectory.values()):
+        finite &= np.isfinite(column).reshape(length, -1).all(1)
+    return trajectory | {"finite": finite}
