@@ -9,15 +9,17 @@ Differs: the temperature trains (see `fusion/early_fusion.py`); padded targets a
 """
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, UInt8
 
 from vla_jax.actions.regression import RegressionConfig
-from vla_jax.encoders.clip import ClipTextConfig, ClipVisionConfig
+from vla_jax.encoders.clip import ClipConfig, clip_b16, clip_b32, clip_l14, clip_tiny
 from vla_jax.encoders.projected_vit import ProjectedVitConfig
+from vla_jax.encoders.vit import LastAttention, vit_ti_half, vit_tiny
 from vla_jax.fusion.early_fusion import EarlyFusionConfig
 from vla_jax.fusion.pooling import AttentionPoolingConfig
 from vla_jax.nn import dropout, masks
@@ -27,7 +29,16 @@ from vla_jax.nn.norms import layer_norm
 from vla_jax.nn.positions import sinusoidal
 from vla_jax.nn.stack import StackConfig
 from vla_jax.policies.base import Policy, PolicyConfig, PretrainedPart
-from vla_jax.types import Batch, CameraRequirement, DataRequirements, InputError, Losses, Observation, PolicyContext
+from vla_jax.types import (
+    ActionSpace,
+    Batch,
+    CameraRequirement,
+    DataRequirements,
+    InputError,
+    Losses,
+    Observation,
+    PolicyContext,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,10 +53,14 @@ class TrunkConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EfVlaConfig(PolicyConfig):
-    text: ClipTextConfig
-    vision: ClipVisionConfig | ProjectedVitConfig
+    clip: ClipConfig
+    """Frozen. Without a vision half, `scratch_vision` takes its place."""
+    scratch_vision: ProjectedVitConfig | None = None
+    """A vision encoder trained from scratch, in place of CLIP's."""
+    last_attention: LastAttention = "qk"
+    """How CLIP's last block attends for X_attn; `qq` is the original ClearCLIP's."""
     clip_weights: str | None = None
-    """A local Hugging Face folder of the CLIP model; the frozen parts are read from it."""
+    """A local Hugging Face folder of the CLIP model; the frozen parameters are read from it."""
     cameras: tuple[str, ...] = ("primary", "wrist")
     window: int = 12
     text_length: int = 16
@@ -62,10 +77,14 @@ class EfVlaConfig(PolicyConfig):
     head: RegressionConfig = RegressionConfig()
 
     def __post_init__(self):
-        if self.vision.out_width != self.text.out_width:
+        if self.clip.text is None:
+            raise InputError("policy.clip.text is None: Eq. 4 compares patches with CLIP's text tokens")
+        if (self.clip.vision is None) is (self.scratch_vision is None):
+            raise InputError("policy: exactly one of clip.vision and scratch_vision is expected")
+        if self.scratch_vision is not None and self.scratch_vision.out_width != self.clip.projection_width:
             raise InputError(
-                f"policy: vision.out_width={self.vision.out_width} and text.out_width={self.text.out_width} must be "
-                "equal, for Eq. 4 compares them"
+                f"policy: scratch_vision.out_width={self.scratch_vision.out_width} and clip.projection_width="
+                f"{self.clip.projection_width} must be equal, for Eq. 4 compares them"
             )
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise InputError(f"policy.cameras={self.cameras}: one or more different camera slots expected")
@@ -79,7 +98,7 @@ class EfVlaConfig(PolicyConfig):
         return EfVla(self, rngs=rngs)
 
     def data_requirements(self) -> DataRequirements:
-        size = self.vision.image_size
+        size = (self.scratch_vision.vit if self.scratch_vision else self.clip.vision).image_size
         return DataRequirements(
             action_space=self.action_space,
             cameras=tuple(CameraRequirement(slot=slot, height=size, width=size) for slot in self.cameras),
@@ -89,15 +108,10 @@ class EfVlaConfig(PolicyConfig):
         )
 
     def frozen_paths(self) -> tuple[str, ...]:
-        return tuple(f"{part.prefix}/.*" for part in self.pretrained_parts() if part.frozen)
+        return ("clip/.*",)
 
     def pretrained_parts(self) -> tuple[PretrainedPart, ...]:
-        encoders = {"text": self.text, "vision": self.vision}
-        return tuple(
-            PretrainedPart(prefix=prefix, family=encoder.family, path=self.clip_weights, frozen=True)
-            for prefix, encoder in encoders.items()
-            if encoder.family is not None
-        )
+        return (PretrainedPart(prefix="clip", family="clip", path=self.clip_weights, frozen=True),)
 
 
 class ProprioEncoder(nnx.Module):
@@ -106,7 +120,7 @@ class ProprioEncoder(nnx.Module):
     def __init__(self, in_width: int, config: EfVlaConfig, *, rngs: nnx.Rngs):
         widths = (in_width, *config.proprio_hidden_widths, config.proprio_width)
         axes = (None, "feature")
-        self.layers = nnx.List([linear(i, o, axes, rngs=rngs) for i, o in zip(widths[:-1], widths[1:], strict=True)])
+        self.layers = nnx.List([linear(i, o, axes, rngs=rngs) for i, o in itertools.pairwise(widths)])
 
     def __call__(self, proprio: Float[Array, "b w p"]) -> Float[Array, "b w d"]:
         for layer in self.layers[:-1]:
@@ -117,9 +131,9 @@ class ProprioEncoder(nnx.Module):
 class EfVla(Policy):
     def __init__(self, config: EfVlaConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.text = config.text.build(rngs)
-        self.vision = config.vision.build(rngs)
-        width = config.text.out_width
+        self.clip = config.clip.build(rngs)
+        self.scratch_vision = config.scratch_vision and config.scratch_vision.build(rngs)
+        width = config.clip.projection_width
         self.fusion = nnx.Dict({slot: config.fusion.build(rngs) for slot in config.cameras})
         self.image_pooling = nnx.Dict({slot: config.image_pooling.build(width, rngs) for slot in config.cameras})
         self.text_pooling = config.text_pooling.build(width, rngs)
@@ -139,7 +153,7 @@ class EfVla(Policy):
         observation = batch.observation
         if noise_key is not None:
             noise = self.config.proprio_noise * jax.random.normal(noise_key, observation.proprio.shape)
-            observation = observation.replace(proprio=observation.proprio + noise)
+            observation = dataclasses.replace(observation, proprio=observation.proprio + noise)
         context = self.context(observation, key=context_key)
         return self.head.loss(context, batch.action, batch.action_mask, key=head_key)
 
@@ -161,7 +175,7 @@ class EfVla(Policy):
     def step_tokens(self, observation: Observation) -> Float[Array, "b w e"]:
         """f_t = [f_e ; f'_vl of each camera ; f'_l], side by side in one token a step."""
         batch, window = observation.timestep_mask.shape
-        text = self.text.token_features(observation.instruction_tokens)
+        text = self.clip.text_tokens(observation.instruction_tokens, observation.instruction_mask)
         text_mask = observation.instruction_mask if self.config.mask_text_padding else None
         pooled_text = self.text_pooling(text, text_mask)
         dtype = text.dtype
@@ -172,8 +186,55 @@ class EfVla(Policy):
         parts.append(jnp.broadcast_to(pooled_text[:, None], (batch, window, pooled_text.shape[-1])))
         return jnp.concatenate(parts, axis=-1)
 
-    def camera_feature(self, slot: str, images: Array, text: Float[Array, "b t d"]) -> Float[Array, "bw e"]:
+    def camera_feature(
+        self, slot: str, images: UInt8[Array, "b w y x 3"], text: Float[Array, "b t d"]
+    ) -> Float[Array, "bw e"]:
         """f'_vl of one camera for every window step."""
-        patches = self.vision.patch_features(images.reshape(-1, *images.shape[2:]))
+        patches = self.patch_features(images.reshape(-1, *images.shape[2:]))
         text = jnp.repeat(text, images.shape[1], axis=0)
         return self.image_pooling[slot](self.fusion[slot](text, patches))
+
+    def patch_features(self, images: UInt8[Array, "bw y x 3"]) -> Float[Array, "bw n d"]:
+        """f_v: unit-length features of every patch, in CLIP's shared space."""
+        if self.scratch_vision is not None:
+            return self.scratch_vision(images)
+        return self.clip.vision_attention(images, self.config.last_attention)
+
+
+CLIP_SIZES = {"b32": clip_b32, "b16": clip_b16, "l14": clip_l14}
+
+
+def ef_vla(action_space: ActionSpace, clip: str = "l14") -> EfVlaConfig:
+    """Tables 6 and 7. `clip`: b32, b16 or l14, the sizes of Figure 5 (its "ViT-L/16" does not exist)."""
+    return EfVlaConfig(action_space=action_space, clip=CLIP_SIZES[clip]())
+
+
+def ef_vla_l(action_space: ActionSpace, clip: str = "l14") -> EfVlaConfig:
+    """The larger model for Open X-Embodiment: 8 layers, MLP 768."""
+    return dataclasses.replace(ef_vla(action_space, clip), trunk=TrunkConfig(num_layers=8, mlp_width=768))
+
+
+def ef_wo_clip_vision(action_space: ActionSpace, clip: str = "l14") -> EfVlaConfig:
+    """The ablation of Table 1: a small ViT from scratch in place of CLIP's vision, CLIP's text kept."""
+    full = CLIP_SIZES[clip]()
+    scratch = ProjectedVitConfig(vit=vit_ti_half(), out_width=full.projection_width)
+    text_only = dataclasses.replace(full, vision=None)
+    return EfVlaConfig(action_space=action_space, clip=text_only, scratch_vision=scratch)
+
+
+def tiny(config: EfVlaConfig) -> EfVlaConfig:
+    """The CPU twin of any of the above: the same wiring, small widths, 32-pixel pictures, a window of 4."""
+    clip, scratch = clip_tiny(), None
+    if config.scratch_vision is not None:
+        clip = dataclasses.replace(clip, vision=None)
+        scratch = ProjectedVitConfig(vit=vit_tiny(), out_width=clip.projection_width)
+    return dataclasses.replace(
+        config,
+        clip=clip,
+        scratch_vision=scratch,
+        window=4,
+        image_pooling=AttentionPoolingConfig(out_width=32, num_queries=2, num_heads=2, mlp_width=24),
+        text_pooling=AttentionPoolingConfig(out_width=16, num_queries=2, num_heads=2, mlp_width=24),
+        proprio_width=8,
+        trunk=dataclasses.replace(config.trunk, num_layers=config.trunk.num_layers // 2, num_heads=2, mlp_width=48),
+    )

@@ -1,0 +1,153 @@
+"""EF-VLA: sizes of the presets, what the policy may and may not look at, what trains."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from vla_jax.parameters import abstract, matching, split
+from vla_jax.policies import ef_vla
+from vla_jax.types import InputError
+
+PRESETS = {"ef_vla": ef_vla.ef_vla, "ef_vla_l": ef_vla.ef_vla_l, "ef_wo_clip_vision": ef_vla.ef_wo_clip_vision}
+
+
+def _millions(config) -> dict[str, float]:
+    shapes = abstract(lambda: config.build(nnx.Rngs(0))).shapes()
+    frozen = matching(shapes, config.frozen_paths())
+    sizes = {path: np.prod(shape.shape, dtype=np.int64) for path, shape in shapes.items()}
+    return {
+        "trainable": sum(size for path, size in sizes.items() if path not in frozen) / 1e6,
+        "frozen": sum(size for path, size in sizes.items() if path in frozen) / 1e6,
+    }
+
+
+@pytest.mark.parametrize(
+    ("preset", "clip", "trainable", "frozen"),
+    [
+        ("ef_vla", "b32", 11.63, 151.3),
+        ("ef_vla", "b16", 11.63, 149.6),
+        ("ef_vla", "l14", 11.79, 427.6),
+        ("ef_vla_l", "b32", 25.4, 151.3),
+        ("ef_vla_l", "l14", 25.5, 427.6),
+    ],
+)
+def test_presets_have_the_published_sizes(action_space, preset, clip, trainable, frozen):
+    config = PRESETS[preset](dataclasses.replace(action_space, horizon=12), clip)
+    assert config.step_width == 704
+    millions = _millions(config)
+    assert millions["trainable"] == pytest.approx(trainable, abs=0.06)
+    assert millions["frozen"] == pytest.approx(frozen, abs=0.06)
+
+
+def test_without_clip_vision_a_small_vit_trains_and_clip_text_stays_frozen(action_space):
+    millions = _millions(ef_vla.ef_wo_clip_vision(dataclasses.replace(action_space, horizon=12)))
+    vit_and_projection = 2.86 + 192 * 768 / 1e6
+    assert millions["trainable"] == pytest.approx(11.79 + vit_and_projection, abs=0.06)
+    assert millions["frozen"] == pytest.approx(123.1 + 768 * 768 / 1e6, abs=0.6)
+
+
+@pytest.fixture(scope="module", params=["ef_vla", "ef_wo_clip_vision"])
+def tiny(request, action_space, make_batch):
+    config = ef_vla.tiny(PRESETS[request.param](action_space))
+    return config, config.build(nnx.Rngs(0)), make_batch(config.data_requirements())
+
+
+def test_padding_changes_neither_loss_nor_actions(tiny):
+    _, policy, batch = tiny
+    observation = batch.observation
+    noise = jax.random.normal(jax.random.key(9), observation.proprio.shape)
+    garbage = {
+        slot: jnp.where(observation.image_masks[slot][..., None, None, None], images, 77).astype(jnp.uint8)
+        for slot, images in observation.images.items()
+    }
+    changed = dataclasses.replace(
+        observation,
+        images=garbage,
+        proprio=jnp.where(observation.timestep_mask[..., None], observation.proprio, noise),
+    )
+    padded_actions = jnp.where(batch.action_mask, batch.action, 1e3)
+    other = dataclasses.replace(batch, observation=changed, action=padded_actions)
+    np.testing.assert_allclose(policy.act(changed), policy.act(observation), atol=1e-5)
+    np.testing.assert_allclose(policy.loss(other, key=None).total, policy.loss(batch, key=None).total, rtol=1e-5)
+
+
+def test_actions_depend_on_pictures_words_and_proprio(tiny):
+    _, policy, batch = tiny
+    observation, actions = batch.observation, policy.act(batch.observation)
+    black = {slot: jnp.zeros_like(images) for slot, images in observation.images.items()}
+    for change in (
+        {"images": black},
+        {"instruction_tokens": observation.instruction_tokens[::-1]},
+        {"proprio": observation.proprio + 1.0},
+    ):
+        assert np.abs(policy.act(dataclasses.replace(observation, **change)) - actions).max() > 1e-4, list(change)
+
+
+def test_the_future_is_hidden(tiny):
+    _, policy, batch = tiny
+    observation = dataclasses.replace(batch.observation, timestep_mask=jnp.ones_like(batch.observation.timestep_mask))
+    later = dataclasses.replace(observation, proprio=observation.proprio.at[:, -1].add(5.0))
+    before = policy.context(observation, key=None).queries
+    after = policy.context(later, key=None).queries
+    np.testing.assert_allclose(before[:, :-1], after[:, :-1], atol=1e-5)
+    assert np.abs(before[:, -1] - after[:, -1]).max() > 1e-3
+
+
+def test_act_reads_the_last_valid_step(tiny):
+    _, policy, batch = tiny
+    context = policy.context(batch.observation, key=None)
+    chunks = policy.head.sample(context, key=None)
+    expected = jnp.stack([chunks[0, 3], chunks[1, 1], chunks[2, 0]])
+    np.testing.assert_allclose(policy.act(batch.observation), expected, atol=1e-6)
+
+
+def test_training_lowers_the_loss_and_moves_the_temperature_but_not_clip(tiny):
+    config, policy, batch = tiny
+    structure, parameters = split(policy)
+    frozen_paths = matching(parameters, config.frozen_paths())
+    frozen = {path: value for path, value in parameters.items() if path in frozen_paths}
+    trainable = {path: value for path, value in parameters.items() if path not in frozen_paths}
+    optimizer = optax.adam(3e-3)
+
+    @jax.jit
+    def step(trainable, state, key):
+        def loss(trainable):
+            return structure.merge(trainable | frozen).loss(batch, key=key).total
+
+        value, gradient = jax.value_and_grad(loss)(trainable)
+        updates, state = optimizer.update(gradient, state)
+        return optax.apply_updates(trainable, updates), state, value
+
+    moved, state = trainable, optimizer.init(trainable)
+    losses = []
+    for key in jax.random.split(jax.random.key(0), 30):
+        moved, state, value = step(moved, state, key)
+        losses.append(value)
+    assert losses[-1] < 0.8 * losses[0]
+    still = [path for path in trainable if np.array_equal(trainable[path], moved[path])]
+    assert not still, "every trainable parameter moves, the temperatures among them"
+    assert any(path.startswith("fusion/") for path in moved)
+
+
+def test_dropout_and_noise_follow_the_key(tiny):
+    _, policy, batch = tiny
+    one, two = policy.loss(batch, key=jax.random.key(1)).total, policy.loss(batch, key=jax.random.key(2)).total
+    assert one != two
+    assert one == policy.loss(batch, key=jax.random.key(1)).total
+
+
+def test_impossible_configs_are_refused(action_space):
+    config = ef_vla.tiny(ef_vla.ef_vla(action_space))
+    for change, message in (
+        ({"cameras": ()}, "cameras"),
+        ({"cameras": ("primary", "primary")}, "cameras"),
+        ({"clip": dataclasses.replace(config.clip, vision=None)}, "exactly one"),
+        ({"clip": dataclasses.replace(config.clip, text=None)}, "text is None"),
+    ):
+        with pytest.raises(InputError, match=message):
+            dataclasses.replace(config, **change)
