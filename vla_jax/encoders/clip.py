@@ -1,14 +1,16 @@
-"""CLIP's two halves, each with its projection into the shared text-image space.
+"""CLIP: a vision and a causal text transformer that share an embedding space.
 
 Axes: b batch, y x pixels, n patches, t text tokens, d width, e shared width.
 Source: Radford et al. 2021; EF-VLA Eq. 1-3: LN_post(X_attn) w_v of the patches and LN_final(f_l) w_l of every
 text token, both of unit length.
 
-Text attention is causal and nothing else, as OpenAI's: padding stands on the right, so no valid token sees it.
+Padding stands on the right, so that the causal mask alone keeps it from valid tokens; padded keys are masked
+too, as transformers does when it is given an attention mask. The pooled text embedding is the last valid
+token's (end of text), which is where transformers finds its first `eos_token_id`.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -30,50 +32,11 @@ ACTIVATION_NAMES = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_tanh": "ge
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClipVisionConfig:
-    family: ClassVar[str] = "clip_vision"
-    vit: VitConfig
-    out_width: int
-    last_attention: LastAttention = "qk"
-    """What `patch_features` reads."""
-
-    @property
-    def image_size(self) -> int:
-        return self.vit.image_size
-
-    def build(self, rngs: nnx.Rngs) -> "ClipVision":
-        return ClipVision(self, rngs=rngs)
-
-    def settings(self) -> dict[str, Any]:
-        """What `config.json` of a Hugging Face folder with these weights says, in its own words."""
-        sizes = {"image_size": self.vit.image_size, "patch_size": self.vit.patch_size}
-        return _block_settings(self.vit) | sizes | {"projection_dim": self.out_width}
-
-
-class ClipVision(nnx.Module):
-    def __init__(self, config: ClipVisionConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        self.vit = config.vit.build(rngs)
-        self.projection = linear(config.vit.width, config.out_width, ("embed", "feature"), use_bias=False, rngs=rngs)
-
-    def patch_features(self, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b n e"]:
-        """LN_post(X_attn) w_v of the last block's patches, unit length: ClearCLIP's dense features."""
-        grid = self.vit(images, last_attention=self.config.last_attention)
-        return l2_normalize(self.projection(grid.tokens))
-
-    def embedding(self, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b e"]:
-        """CLIP's embedding of a picture (class token), unit length."""
-        return l2_normalize(self.projection(self.vit(images).prefix[:, 0]))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipTextConfig:
-    family: ClassVar[str] = "clip_text"
     width: int
     num_layers: int
     num_heads: int
     mlp_width: int
-    out_width: int
     vocab_size: int = 49408
     max_length: int = 77
     """Rows of the position table; shorter texts are welcome."""
@@ -83,11 +46,6 @@ class ClipTextConfig:
 
     def build(self, rngs: nnx.Rngs) -> "ClipText":
         return ClipText(self, rngs=rngs)
-
-    def settings(self) -> dict[str, Any]:
-        """As `ClipVisionConfig.settings`."""
-        sizes = {"vocab_size": self.vocab_size, "max_position_embeddings": self.max_length}
-        return _block_settings(self) | sizes | {"projection_dim": self.out_width}
 
 
 class ClipText(nnx.Module):
@@ -104,58 +62,90 @@ class ClipText(nnx.Module):
         )
         self.stack = StackConfig(block=block, num_layers=config.num_layers, remat=config.remat).build(rngs)
         self.final_norm = layer_norm(config.width, epsilon=config.epsilon, rngs=rngs)
-        self.projection = linear(config.width, config.out_width, ("embed", "feature"), use_bias=False, rngs=rngs)
 
-    def __call__(self, ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+    def __call__(self, ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Float[Array, "b t d"]:
         """LN_final(f_l) of every token. An id outside the vocabulary gives NaN, never another token's row."""
         length, limit = ids.shape[-1], self.config.max_length
         if length > limit:
             raise InputError(f"text_length={length}: CLIP's position table has {limit} rows; at most {limit} expected")
         x = jnp.take(self.tokens[...], ids, axis=0, mode="fill") + self.positions[...][:length]
-        return self.final_norm(self.stack(x, mask=masks.causal(length)))
+        return self.final_norm(self.stack(x, mask=masks.causal_over_valid(mask)))
 
-    def token_features(self, ids: Int[Array, "b t"]) -> Float[Array, "b t e"]:
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipConfig:
+    """Either half may be left out."""
+
+    vision: VitConfig | None
+    text: ClipTextConfig | None
+    projection_width: int
+
+    def build(self, rngs: nnx.Rngs) -> "Clip":
+        return Clip(self, rngs=rngs)
+
+    def settings(self) -> dict[str, Any]:
+        """What `config.json` of a Hugging Face folder with these weights says, in its own words."""
+        settings: dict[str, Any] = {"projection_dim": self.projection_width}
+        if self.vision is not None:
+            sizes = {"image_size": self.vision.image_size, "patch_size": self.vision.patch_size}
+            settings["vision_config"] = _block_settings(self.vision) | sizes
+        if self.text is not None:
+            sizes = {"vocab_size": self.text.vocab_size, "max_position_embeddings": self.text.max_length}
+            settings["text_config"] = _block_settings(self.text) | sizes
+        return settings
+
+
+class Clip(nnx.Module):
+    """`logit_scale` takes no part in any feature; it is kept so that weights go out as they came in."""
+
+    def __init__(self, config: ClipConfig, *, rngs: nnx.Rngs):
+        width, axes = config.projection_width, ("embed", "feature")
+        vision, text = config.vision, config.text
+        self.vision = vision and vision.build(rngs)
+        self.vision_projection = vision and linear(vision.width, width, axes, use_bias=False, rngs=rngs)
+        self.text = text and text.build(rngs)
+        self.text_projection = text and linear(text.width, width, axes, use_bias=False, rngs=rngs)
+        self.logit_scale = nnx.Param(jnp.log(jnp.float32(1 / 0.07))) if vision and text else None
+
+    def vision_attention(self, images: UInt8[Array, "b y x 3"], mode: LastAttention = "qk") -> Float[Array, "b n e"]:
+        """LN_post(X_attn) w_v of the last block's patches, unit length: ClearCLIP's dense features."""
+        grid = self.vision(images, last_attention=mode)
+        return l2_normalize(self.vision_projection(grid.tokens))
+
+    def vision_embedding(self, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b e"]:
+        """CLIP's embedding of a picture (class token), unit length."""
+        return l2_normalize(self.vision_projection(self.vision(images).prefix[:, 0]))
+
+    def text_tokens(self, ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Float[Array, "b t e"]:
         """LN_final(f_l) w_l of every token, unit length."""
-        return l2_normalize(self.projection(self(ids)))
+        return l2_normalize(self.text_projection(self.text(ids, mask)))
 
-    def embedding(self, ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Float[Array, "b e"]:
-        """CLIP's embedding of a text, unit length: that of its last valid token, the end of text."""
+    def text_embedding(self, ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Float[Array, "b e"]:
+        """CLIP's embedding of a text (end token), unit length."""
         last = jnp.sum(mask, axis=-1) - 1
-        return jnp.take_along_axis(self.token_features(ids), last[:, None, None], axis=1)[:, 0]
+        return jnp.take_along_axis(self.text_tokens(ids, mask), last[:, None, None], axis=1)[:, 0]
 
 
-def clip_b32_vision() -> ClipVisionConfig:
-    return ClipVisionConfig(vit=_vit(width=768, num_layers=12, num_heads=12, patch_size=32), out_width=512)
+def clip_b32() -> ClipConfig:
+    return ClipConfig(vision=_vision(768, 12, 12, patch_size=32), text=_text(512, 8), projection_width=512)
 
 
-def clip_b16_vision() -> ClipVisionConfig:
-    return ClipVisionConfig(vit=_vit(width=768, num_layers=12, num_heads=12, patch_size=16), out_width=512)
+def clip_b16() -> ClipConfig:
+    return ClipConfig(vision=_vision(768, 12, 12, patch_size=16), text=_text(512, 8), projection_width=512)
 
 
-def clip_l14_vision() -> ClipVisionConfig:
-    return ClipVisionConfig(vit=_vit(width=1024, num_layers=24, num_heads=16, patch_size=14), out_width=768)
+def clip_l14() -> ClipConfig:
+    return ClipConfig(vision=_vision(1024, 24, 16, patch_size=14), text=_text(768, 12), projection_width=768)
 
 
-def clip_tiny_vision(*, image_size: int = 32) -> ClipVisionConfig:
+def clip_tiny(*, image_size: int = 32, vocab_size: int = 512) -> ClipConfig:
     """The CPU twin; its widths differ from one another so that a mixed-up axis cannot pass."""
-    vit = _vit(width=24, num_layers=3, num_heads=3, patch_size=8)
-    return ClipVisionConfig(vit=dataclasses.replace(vit, mlp_width=40, image_size=image_size), out_width=28)
+    vision = dataclasses.replace(_vision(24, 3, 3, patch_size=8), mlp_width=40, image_size=image_size)
+    text = dataclasses.replace(_text(20, 2), num_layers=2, mlp_width=36, vocab_size=vocab_size)
+    return ClipConfig(vision=vision, text=text, projection_width=28)
 
 
-def clip_b_text() -> ClipTextConfig:
-    """Of B/32 and of B/16: same sizes, other weights."""
-    return ClipTextConfig(width=512, num_layers=12, num_heads=8, mlp_width=2048, out_width=512)
-
-
-def clip_l14_text() -> ClipTextConfig:
-    return ClipTextConfig(width=768, num_layers=12, num_heads=12, mlp_width=3072, out_width=768)
-
-
-def clip_tiny_text(*, vocab_size: int = 512) -> ClipTextConfig:
-    return ClipTextConfig(width=20, num_layers=2, num_heads=2, mlp_width=36, out_width=28, vocab_size=vocab_size)
-
-
-def _vit(*, width: int, num_layers: int, num_heads: int, patch_size: int) -> VitConfig:
+def _vision(width: int, num_layers: int, num_heads: int, *, patch_size: int) -> VitConfig:
     return VitConfig(
         width=width,
         num_layers=num_layers,
@@ -169,6 +159,10 @@ def _vit(*, width: int, num_layers: int, num_heads: int, patch_size: int) -> Vit
         mean=CLIP_MEAN,
         std=CLIP_STD,
     )
+
+
+def _text(width: int, num_heads: int) -> ClipTextConfig:
+    return ClipTextConfig(width=width, num_layers=12, num_heads=num_heads, mlp_width=4 * width)
 
 
 def _table(rows: int, width: int, axis: str, rngs: nnx.Rngs) -> nnx.Param:

@@ -7,32 +7,22 @@ features are those of the whole last block.
 """
 
 import dataclasses
-from typing import Any, ClassVar
 
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
-from vla_jax.encoders.vit import VitConfig, vit_ti_half, vit_tiny
+from vla_jax.encoders.vit import VitConfig
 from vla_jax.nn.linear import linear
 from vla_jax.nn.norms import l2_normalize
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProjectedVitConfig:
-    family: ClassVar[None] = None
     vit: VitConfig
     out_width: int
 
-    @property
-    def image_size(self) -> int:
-        return self.vit.image_size
-
     def build(self, rngs: nnx.Rngs) -> "ProjectedVit":
         return ProjectedVit(self, rngs=rngs)
-
-    def settings(self) -> dict[str, Any]:
-        """Nothing is imported, so nothing must agree."""
-        return {}
 
 
 class ProjectedVit(nnx.Module):
@@ -40,14 +30,6 @@ class ProjectedVit(nnx.Module):
         self.vit = config.vit.build(rngs)
         self.projection = linear(config.vit.width, config.out_width, ("embed", "feature"), use_bias=False, rngs=rngs)
 
-    def patch_features(self, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b n e"]:
+    def __call__(self, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b n e"]:
         """Projected patch tokens, unit length."""
         return l2_normalize(self.projection(self.vit(images).tokens))
-
-
-def projected_vit_ti_half(*, out_width: int, image_size: int = 224) -> ProjectedVitConfig:
-    return ProjectedVitConfig(vit=vit_ti_half(image_size), out_width=out_width)
-
-
-def projected_vit_tiny(*, out_width: int, image_size: int = 32) -> ProjectedVitConfig:
-    return ProjectedVitConfig(vit=vit_tiny(image_size), out_width=out_width)
