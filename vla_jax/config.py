@@ -56,6 +56,12 @@ class RunConfig:
         for name in ("num_steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: at least 1 expected")
+        for part in self.policy.pretrained_parts():
+            if part.path is not None and part.reads_text and self.tokenizer.path is None:
+                raise InputError(
+                    f"tokenizer.path is not set, but {part.prefix} reads text with the weights of {part.path}: give "
+                    "the folder of their tokenizer.json (usually the same one)"
+                )
 
     @property
     def action_space(self) -> ActionSpace:

@@ -93,6 +93,8 @@ class DataRequirements:
     window a step)."""
     text_length: int
     """Text tokens, padded or cut."""
+    vocab_size: int | None = None
+    """Token ids lie below it."""
     sidecars: tuple[str, ...] = ()
     """Further per-step tables, by name (e.g. `boxes` of DFA-VLA)."""
 

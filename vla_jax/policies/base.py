@@ -35,6 +35,8 @@ class PretrainedPart:
     path: str | None
     """A local Hugging Face folder; None: nothing named, the part stays random."""
     frozen: bool
+    reads_text: bool = False
+    """True: its weights mean nothing without the vocabulary that they were trained with."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

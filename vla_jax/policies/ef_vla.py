@@ -105,13 +105,14 @@ class EfVlaConfig(PolicyConfig):
             window=self.window,
             window_anchor="first",
             text_length=self.text_length,
+            vocab_size=self.clip.text.vocab_size,
         )
 
     def frozen_paths(self) -> tuple[str, ...]:
         return ("clip/.*",)
 
     def pretrained_parts(self) -> tuple[PretrainedPart, ...]:
-        return (PretrainedPart(prefix="clip", family="clip", path=self.clip_weights, frozen=True),)
+        return (PretrainedPart(prefix="clip", family="clip", path=self.clip_weights, frozen=True, reads_text=True),)
 
 
 class ProprioEncoder(nnx.Module):
