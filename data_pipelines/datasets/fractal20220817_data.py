@@ -1,6 +1,6 @@
 """RT-1's kitchen data (`fractal20220817_data`), Google's mobile manipulator, 3 Hz.
 
-State: `base_pose_tool_reached`, x, y, z in metres and quaternion x, y, z, w in the robot's base frame; `gripper_closed`,
+State: `base_pose_tool_reached`, x, y, z in metres and quaternion x, y, z, w in the robot base frame; `gripper_closed`,
 1 closed. Actions: displacements in the base frame, and a relative gripper command (positive closes), integrated here.
 Targets: the next state's pose, since the commanded displacements are not absolute.
 """

@@ -1,0 +1,189 @@
+"""One dataset of a mixture, opened for one policy: windows of steps to model-ready arrays.
+
+Axes: n samples, w window, h horizon, a action, p proprio. Rows count the steps of all episodes in order.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.discovery import Dataset, find_action_space, find_dataset
+from data_pipelines.index.dataset_directory import DatasetDirectory
+from data_pipelines.index.shard_index import STEPS
+from data_pipelines.index.shard_reader import read_range
+from data_pipelines.index.sidecar import Index, open_index
+from data_pipelines.normalization import Normalizer, normalizer
+from data_pipelines.schema import Trajectory
+from data_pipelines.statistics import open_statistics
+from data_pipelines.table import Table, open_table
+from data_pipelines.trajectories import Trajectories
+from data_pipelines.transforms.chunk import Chunk
+from data_pipelines.transforms.decode import Decode
+from data_pipelines.transforms.resize import Box, Resize
+from data_pipelines.transforms.window import Window
+from vla_jax.types import CameraRequirement, DataRequirements, InputError
+
+SMALL_SPLIT_BYTES = 1 << 28
+"""Splits below it are indexed in this process: starting others takes longer."""
+PICTURE = "camera "
+"""How the reason of a damaged picture begins."""
+
+
+class BadRecordError(Exception):
+    """A record that cannot be used: a damaged picture, a number that is not finite, a text that is not UTF-8."""
+
+    def __init__(self, row: int, offset: int, reason: str):
+        super().__init__(reason)
+        self.row, self.offset, self.reason = row, offset, reason
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    dataset: Dataset
+    index: Index
+    table: Table
+    requirements: DataRequirements
+
+    @property
+    def name(self) -> str:
+        return self.dataset.spec.name
+
+    @functools.cached_property
+    def form(self) -> ModuleType:
+        return find_action_space(self.requirements.action_space.form)
+
+    @functools.cached_property
+    def columns(self) -> Trajectory:
+        """Those that the action space reads, and `finite`."""
+        return {key: self.table.columns[key] for key in (*self.form.REQUIRED, "finite")}
+
+    @functools.cached_property
+    def trajectories(self) -> Trajectories:
+        return Trajectories(self.index.first_step, self.columns["target_valid"])
+
+    @functools.cached_property
+    def window(self) -> Window:
+        return Window(self.requirements.window, self.requirements.window_anchor)
+
+    @functools.cached_property
+    def anchors(self) -> np.ndarray:
+        """int64[num_windows]: the rows that may be sampled."""
+        return self.trajectories.windows(self.window, self.requirements.action_space.horizon)
+
+    def statistics(self, cache: Path) -> dict[str, Any]:
+        space = self.requirements.action_space
+        return open_statistics(self.dataset, self.index, self.table, self.form, space, cache)
+
+    def check_numbers(self, rows: np.ndarray) -> None:
+        """BadRecordError where a number that the window or its targets rest on is not finite."""
+        end = rows[-1] + self.requirements.action_space.horizon
+        _, last = self.trajectories.bounds(rows[-1:])
+        used = self.columns["finite"][rows[0] : min(end, int(last[0]) + 1)]
+        if not used.all():
+            row = int(rows[0] + np.argmin(used))
+            raise BadRecordError(row, self.record_offset(row), "a number of its state or action is not finite")
+
+    def read_images(
+        self, slot: CameraRequirement, rows: np.ndarray, mask: np.ndarray, box: Box, out: np.ndarray
+    ) -> None:
+        """Fills uint8 out[w, y, x, 3] where the mask holds; all of the window, or BadRecordError."""
+        spans, resize, decode = self._cameras[slot.slot], Resize(slot.height, slot.width), Decode()
+        for step in np.flatnonzero(mask):
+            row = int(rows[step])
+            offset, length = map(int, spans[row])
+            data = read_range(self.shard(row), offset, length)
+            try:
+                if len(data) != length:
+                    raise ValueError(f"the shard ends after {len(data)} of its {length} bytes")
+                picture = resize(decode(data, out[step]), box)
+            except ValueError as error:
+                raise BadRecordError(row, offset, f"{PICTURE}{slot.slot}: {error}") from error
+            if picture.base is not out and not np.shares_memory(picture, out[step]):
+                out[step] = picture
+
+    def has_camera(self, slot: str) -> bool:
+        return slot in self._cameras
+
+    def numbers(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Un-normalised proprio float32[n, p], action float32[n, h, a] and its mask bool[n, h] at n steps."""
+        space = self.requirements.action_space
+        future, mask = self.trajectories.chunk(Chunk(space.horizon), rows)
+        steps = {key: column[rows] for key, column in self.columns.items()}
+        ahead = {key: column[future] for key, column in self.columns.items()}
+        return self.form.proprio(steps), self.form.targets(steps, ahead), mask
+
+    def text(self, row: int, generator: np.random.Generator | None) -> str:
+        """An instruction, drawn evenly among those given at the step (the first without a generator); "" if none."""
+        texts = self.index.texts
+        given = [text for column in self._languages if (text := texts[column[row]])]
+        if not given:
+            return ""
+        text = given[0 if generator is None else int(generator.integers(len(given)))]
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise BadRecordError(row, self.record_offset(row), "its instruction is not UTF-8")
+        return text
+
+    def normalizers(self, statistics: dict[str, Any]) -> tuple[Normalizer, Normalizer]:
+        """Of actions and proprio."""
+        space, where = self.requirements.action_space, f"statistics of {self.name}"
+        return (
+            normalizer(space.normalization, statistics["action"], space.dimensions, f"{where}: action"),
+            normalizer(space.normalization, statistics["proprio"], space.proprio, f"{where}: proprio"),
+        )
+
+    def episode_step(self, row: int) -> tuple[int, int]:
+        episode = int(self.trajectories.episode(np.array([row]))[0])
+        return episode, row - int(self.index.first_step[episode])
+
+    def shard(self, row: int) -> Path:
+        return self.index.shards[int(self._record(row)[0])]
+
+    def record_offset(self, row: int) -> int:
+        return int(self._record(row)[1])
+
+    def _record(self, row: int) -> np.ndarray:
+        return self.index.episodes[self.trajectories.episode(np.array([row]))[0]]
+
+    @functools.cached_property
+    def _cameras(self) -> dict[str, np.ndarray]:
+        wanted = {camera.slot for camera in self.requirements.cameras}
+        cameras = {slot: key for slot, key in self.dataset.spec.cameras.items() if slot in wanted}
+        return {slot: self.index.column(STEPS + key, "image") for slot, key in cameras.items()}
+
+    @functools.cached_property
+    def _languages(self) -> list[np.ndarray]:
+        return [self.index.column(STEPS + key, "text") for key in self.dataset.spec.languages]
+
+
+def open_source(
+    directory: DatasetDirectory, requirements: DataRequirements, *, split: str, cache: Path, jobs: int
+) -> Source:
+    """Index and table of a split, found or built; InputError where dataset and policy do not fit."""
+    dataset = find_dataset(directory.name)
+    form = find_action_space(requirements.action_space.form)
+    if requirements.sidecars:
+        raise InputError(
+            f"{directory.path}: the policy needs the sidecars {list(requirements.sidecars)}; none is there"
+        )
+    slots = [camera.slot for camera in requirements.cameras]
+    if slots and not any(slot in dataset.spec.cameras for slot in slots):
+        raise InputError(f"dataset {directory.name}: no camera of {slots}; it has {sorted(dataset.spec.cameras)}")
+    num_bytes = sum(shard.path.stat().st_size for shard in directory.shards(split) if shard.path.is_file())
+    index = open_index(directory, split, cache, jobs=jobs if num_bytes > SMALL_SPLIT_BYTES else 1)
+    table = open_table(dataset, index, cache)
+    if missing := [key for key in form.REQUIRED if key not in table.columns]:
+        raise InputError(
+            f"dataset {directory.name}: it cannot be mapped into the action space {requirements.action_space.form!r}, "
+            f"which needs {missing}; it gives {sorted(table.columns)}. Leave it out of data.mixture"
+        )
+    source = Source(dataset, index, table, requirements)
+    _ = source._cameras, source._languages  # missing features are named now, not at the first batch
+    if not len(source.anchors):
+        raise InputError(
+            f"{directory.path}: split {split!r} has no window with a valid target; its episodes are too short"
+        )
+    return source
