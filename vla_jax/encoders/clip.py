@@ -69,7 +69,7 @@ class ClipText(nnx.Module):
         if length > limit:
             raise InputError(f"text_length={length}: CLIP's position table has {limit} rows; at most {limit} expected")
         x = jnp.take(self.tokens[...], ids, axis=0, mode="fill") + self.positions[...][:length]
-        return self.final_norm(self.stack(x, mask=masks.causal_over_valid(mask)))
+        return self.final_norm(self.stack(x, mask=masks.causal(length) & mask[:, None, :]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ Axes: b batch, w window, h horizon, a action.
 
 import abc
 import dataclasses
+from typing import Any
 
 from flax import nnx
 from jaxtyping import Array, Float, Key
@@ -35,6 +36,8 @@ class PretrainedPart:
     path: str | None
     """A local Hugging Face folder; None: nothing named, the part stays random."""
     frozen: bool
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What the folder's config.json must say, nested as there: what shapes alone cannot tell apart."""
     reads_text: bool = False
     """True: its weights mean nothing without the vocabulary that they were trained with."""
 

@@ -112,7 +112,15 @@ class EfVlaConfig(PolicyConfig):
         return ("clip/.*",)
 
     def pretrained_parts(self) -> tuple[PretrainedPart, ...]:
-        return (PretrainedPart(prefix="clip", family="clip", path=self.clip_weights, frozen=True, reads_text=True),)
+        part = PretrainedPart(
+            prefix="clip",
+            family="clip",
+            path=self.clip_weights,
+            frozen=True,
+            settings=self.clip.settings(),
+            reads_text=True,
+        )
+        return (part,)
 
 
 class ProprioEncoder(nnx.Module):
