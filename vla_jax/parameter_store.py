@@ -8,7 +8,6 @@ puts them together. Reading never changes a folder.
 """
 
 import dataclasses
-import functools
 import json
 import os
 import shutil
@@ -20,7 +19,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
-from vla_jax import config
 from vla_jax.run_directory import MANIFEST, RunDirectory, verify_manifest, write_manifest
 from vla_jax.types import InputError, Parameters
 
@@ -40,11 +38,11 @@ class StoredParameters:
     weights: Weights
     """What was read: `raw` where there is no moving average."""
 
-    @functools.cached_property
-    def config(self) -> "config.RunConfig":
-        return config.load(self.folder / "config.json")
+    @property
+    def config_file(self) -> Path:
+        """For `vla_jax.config.load`."""
+        return self.folder / "config.json"
 
-    @functools.cached_property
     def statistics(self) -> dict[str, Any]:
         return read_json(self.folder / "dataset_statistics.json")
 
@@ -152,7 +150,7 @@ def read_arrays(folder: Path, shardings: dict[str, Sharding] | None = None) -> A
         if missing := sorted(shardings.keys() - stored.keys()):
             raise InputError(f"{folder}: {missing[:5]} are missing ({len(missing)} arrays)")
         wanted = {path: ocp.ArrayRestoreArgs(sharding=sharding) for path, sharding in shardings.items()}
-    item = {path: 0 for path in wanted}
+    item = dict.fromkeys(wanted, 0)
     restore = ocp.args.PyTreeRestore(item=item, restore_args=wanted, partial_restore=True)
     return ocp.PyTreeCheckpointHandler().restore(folder.absolute(), args=restore)
 

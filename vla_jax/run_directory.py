@@ -54,6 +54,10 @@ class RunDirectory:
         return self.path / "tokenizer"
 
     @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
     def frozen(self) -> Path:
         return self.path / "frozen"
 

@@ -1,0 +1,84 @@
+"""Trains: python train.py --config configs/NAME.py[:VARIANT] [--run-dir DIR] [--init-from RUN_OR_PARAMS] [--key value]
+
+Run again with the same --run-dir it resumes by itself. Exit codes: 0 done, 75 preempted (run the same command
+again), 2 bad configuration or input, 1 failure.
+"""
+
+import argparse
+import logging
+import sys
+import traceback
+from pathlib import Path
+
+from flax import nnx
+
+from data_pipelines.pipeline import open_pipeline
+from vla_jax import accelerator, recipe
+from vla_jax.config import RunConfig
+from vla_jax.convert.load import load_pretrained
+from vla_jax.run_directory import RunDirectory
+from vla_jax.training import provenance
+from vla_jax.training.initialization import starting_parameters
+from vla_jax.training.loop import Training
+from vla_jax.training.preemption import EXIT_CODE, Preemption
+from vla_jax.training.program import build_program
+from vla_jax.types import InputError
+
+
+def main(arguments: list[str]) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    nnx.set_graph_mode(False)
+    nnx.set_graph_updates(False)
+    try:
+        options, config = parse(arguments)
+        accelerator.choose_platform()
+        accelerator.join_processes()
+        with Preemption() as preemption:
+            return run(config, RunDirectory(Path(options.run_dir)), options.init_from, preemption)
+    except InputError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, RunConfig]:
+    """Our own options, and the configuration that the recipe and the rest of the line make."""
+    parser = argparse.ArgumentParser(prog="train.py", description=__doc__, allow_abbrev=False, add_help=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--config", help="configs/NAME.py or configs/NAME.py:VARIANT; with it, --help lists its keys")
+    parser.add_argument("--run-dir", type=Path, help="default runs/NAME")
+    parser.add_argument("--init-from", type=Path, help="a run or a parameter folder to start from")
+    options, rest = parser.parse_known_args(arguments)
+    if options.config is None:
+        if {"-h", "--help"} & set(rest):
+            parser.print_help()
+            sys.exit(0)
+        raise InputError("--config is missing: train.py --config configs/NAME.py[:VARIANT]; see train.py --help")
+    config = recipe.override(recipe.load(options.config), rest, program="train.py")
+    options.run_dir = options.run_dir or Path("runs") / config.name
+    return options, config
+
+
+def run(config: RunConfig, directory: RunDirectory, init_from: Path | None, preemption: Preemption) -> int:
+    provenance.refuse_changed_config(directory, config)
+    program = build_program(config, config.mesh.build())
+    requirements = config.policy.data_requirements()
+    pipeline = open_pipeline(
+        config.data,
+        requirements,
+        config.tokenizer.build(requirements.text_length),
+        seed=config.seed,
+        batch_size=config.batch_size,
+        cache=Path(config.data.cache) if config.data.cache else directory.data,
+        quarantine=directory.quarantine,
+    )
+    training = Training(program, directory, pipeline, preemption)
+    done = training.run(lambda: starting_parameters(program, init_from, load_pretrained))
+    return 0 if done else EXIT_CODE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

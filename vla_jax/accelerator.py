@@ -1,0 +1,36 @@
+"""Which backend JAX starts on, and whether several processes form one run. Call both before the first array."""
+
+import os
+from pathlib import Path
+
+import jax
+
+_DEVICE_FILES = ("accel*", "vfio/[0-9]*", "nvidia[0-9]*", "kfd", "dxg")
+_PROCESS_COUNTS = ("JAX_NUM_PROCESSES", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+
+
+def choose_platform() -> None:
+    """Where nothing is asked for and no accelerator is attached, the CPU: an installed libtpu would print errors."""
+    asked = os.environ.get("JAX_PLATFORMS") or jax.config.jax_platforms
+    attached = any(next(Path("/dev").glob(pattern), None) for pattern in _DEVICE_FILES)
+    if not asked and not attached and "TPU_WORKER_HOSTNAMES" not in os.environ:
+        jax.config.update("jax_platforms", "cpu")
+
+
+def join_processes() -> None:
+    """Joins the other processes where the environment names them.
+
+    By JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID, SLURM, Open MPI, or the TPU runtime of a pod.
+    """
+    environment = os.environ
+    if "JAX_COORDINATOR_ADDRESS" in environment and "JAX_PROCESS_ID" in environment:
+        jax.distributed.initialize(
+            num_processes=int(environment["JAX_NUM_PROCESSES"]), process_id=int(environment["JAX_PROCESS_ID"])
+        )
+    elif any(int(environment.get(name) or 1) > 1 for name in _PROCESS_COUNTS) or _is_tpu_pod(environment):
+        jax.distributed.initialize()
+
+
+def _is_tpu_pod(environment: os._Environ[str]) -> bool:
+    """Several workers named by the TPU runtime; a GCE TPU VM names itself `localhost` when it is alone."""
+    return "," in environment.get("TPU_WORKER_HOSTNAMES", "")

@@ -1,0 +1,252 @@
+"""Checkpoints of a run: written in the background, sealed by digests, verified before they are trusted.
+
+`vla_jax/run_directory.py` has the layout. Saving blocks for the copy from devices to host only. The folder is
+written as `STEP.tmp`, made durable, given its manifest, and renamed last; what fails on the way leaves every
+earlier step as it was. An error in the background is raised at the next `check` or save.
+
+Orbax commits atomically but keeps no digest of its payload: a flipped bit in a committed checkpoint restores
+silently without the manifest.
+"""
+
+import dataclasses
+import json
+import logging
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+
+from vla_jax import config as configuration
+from vla_jax.config import RunConfig
+from vla_jax.parameter_store import Arrays, commit, read_arrays, read_json, save_parameters
+from vla_jax.run_directory import MANIFEST, MANIFEST_VERSION, RunDirectory, verify_manifest
+from vla_jax.training.state import TrainState
+from vla_jax.types import InputError, Parameters
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written. Those before it are intact."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    state: TrainState
+    next_step: int
+    """Data position: the step whose batch comes next."""
+
+
+class Checkpoints:
+    """Saves and restores the steps of one run."""
+
+    def __init__(self, run: RunDirectory, *, keep: int):
+        """Removes what an interrupted save left behind. Args: keep: committed steps that are kept."""
+        self._run = run
+        self._keep = keep
+        self._checkpointer: ocp.AsyncCheckpointer | None = None
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        if _is_first():
+            run.checkpoints.mkdir(parents=True, exist_ok=True)
+            for leftover in run.checkpoints.glob("*.tmp*"):
+                log.warning("%s: left behind by an interrupted save; removed", leftover)
+                shutil.rmtree(leftover)
+
+    # ---- saving
+
+    def save(self, state: TrainState, config: RunConfig, statistics: dict[str, Any], *, next_step: int) -> None:
+        """Starts to save `state`, which may be donated as soon as this returns; waits for the save before it."""
+        self.wait()
+        step = int(state.step)
+        temporary = self._run.checkpoints / f"{step}.tmp"
+        if self._checkpointer is None:
+            self._checkpointer = ocp.AsyncCheckpointer(
+                ocp.CompositeCheckpointHandler(),
+                temporary_path_class=ocp.path.atomicity.CommitFileTemporaryPath,
+            )
+        documents = {
+            "config.json": configuration.to_json(config),
+            "dataset_statistics.json": statistics,
+            "data_position.json": {"next_step": next_step},
+        }
+        items = {name: ocp.args.PyTreeSave(arrays) for name, arrays in _items(state).items()}
+        try:
+            self._checkpointer.save(temporary.absolute(), args=ocp.args.Composite(**items))
+        except Exception as error:
+            raise self._failure(step, error) from error
+        self._thread = threading.Thread(target=self._finish, args=(step, temporary, documents), name="checkpoint")
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises CheckpointError if a save failed since the last call. Never waits."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def wait(self) -> None:
+        """Returns when nothing is under way; raises as `check` does."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def close(self) -> None:
+        """Waits like `wait`, and stops Orbax's threads."""
+        try:
+            self.wait()
+        finally:
+            if self._checkpointer is not None:
+                self._checkpointer.close()
+                self._checkpointer = None
+
+    def _finish(self, step: int, temporary: Path, documents: dict[str, Any]) -> None:
+        try:
+            self._checkpointer.wait_until_finished()
+            if _is_first():
+                for name, document in documents.items():
+                    (temporary / name).write_text(json.dumps(document, indent=1) + "\n")
+                commit(temporary, self._run.step(step))
+                self._remove_old()
+        except Exception as error:
+            self._error = self._failure(step, error)
+            self._error.__cause__ = error
+
+    def _failure(self, step: int, error: Exception) -> CheckpointError:
+        if _is_first():
+            shutil.rmtree(self._run.checkpoints / f"{step}.tmp", ignore_errors=True)
+        reason = str(error).strip().splitlines()
+        return CheckpointError(
+            f"{self._run.step(step)}: could not be written ({type(error).__name__}: {reason[0] if reason else ''}); "
+            f"intact checkpoints: {self._run.committed_steps()}. Free some space or mend the folder, "
+            "then run the same command again"
+        )
+
+    def _remove_old(self) -> None:
+        for step in self._run.committed_steps()[: -self._keep]:
+            shutil.rmtree(self._run.step(step))
+
+    # ---- restoring
+
+    def newest_good(self) -> int | None:
+        """The newest step whose digests hold; damaged ones are renamed `STEP.damaged`. None: a fresh run.
+
+        Raises:
+            InputError: there were checkpoints but none is whole, or one was written by a later version.
+        """
+        answer = -1
+        if _is_first():
+            answer = self._newest_good()
+        if jax.process_count() > 1:
+            answer = int(multihost_utils.broadcast_one_to_all(np.int32(answer)))
+        return None if answer < 0 else answer
+
+    def _newest_good(self) -> int:
+        folders = [entry for entry in self._run.checkpoints.iterdir() if entry.is_dir()]
+        steps = sorted((int(folder.name) for folder in folders if folder.name.isdigit()), reverse=True)
+        for step in steps:
+            folder = self._run.step(step)
+            _refuse_later_version(folder)
+            try:
+                verify_manifest(folder)
+            except InputError as error:
+                log.error("DAMAGED CHECKPOINT, not used: %s", error)
+                log.error("%s is kept as %s", folder, _set_aside(folder))
+                continue
+            return step
+        if damaged := sorted(folder.name for folder in folders if ".damaged" in folder.name):
+            raise InputError(
+                f"{self._run.checkpoints}: every checkpoint is damaged ({', '.join(damaged)}); restore one from a "
+                "backup, or start again in another --run-dir"
+            )
+        return -1
+
+    def restore(self, step: int, target: TrainState) -> Restored:
+        """Args: target: abstract state with shardings; the mesh may differ from the one that saved."""
+        folder = self._run.step(step)
+        items = {name: _restore_item(folder / name, arrays) for name, arrays in _items(target).items()}
+        progress = items["progress"]
+        optimizer_paths, optimizer_tree = jax.tree_util.tree_flatten_with_path(target.optimizer)
+        state = TrainState(
+            step=progress["step"],
+            parameters=items["parameters"],
+            optimizer=optimizer_tree.unflatten(items["optimizer"][_name(path)] for path, _ in optimizer_paths),
+            ema=items.get("ema"),
+            key=jax.random.wrap_key_data(progress["key"]),
+            bad_step=jax.device_put(np.int32(-1), target.bad_step.sharding),
+        )
+        return Restored(state, read_json(folder / "data_position.json")["next_step"])
+
+
+def save_frozen(run: RunDirectory, frozen: Parameters) -> None:
+    """Frozen parameters, once a run, in float32."""
+    if frozen:
+        save_parameters(run.frozen, frozen)
+
+
+def restore_frozen(run: RunDirectory, shardings: dict[str, NamedSharding]) -> Parameters:
+    if not shardings:
+        return {}
+    verify_manifest(run.frozen)
+    return read_arrays(run.frozen / "parameters", shardings)
+
+
+def _items(state: TrainState) -> dict[str, Arrays]:
+    """The folders of a step, each a flat dictionary; works on abstract states, too."""
+    if isinstance(state.key, jax.ShapeDtypeStruct):
+        data = jax.eval_shape(jax.random.key_data, state.key)
+        key = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=state.key.sharding)
+    else:
+        key = jax.random.key_data(state.key)
+    items = {
+        "parameters": state.parameters,
+        "optimizer": {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state.optimizer)},
+        "progress": {"step": state.step, "key": key},
+    }
+    return items if state.ema is None else items | {"ema": state.ema}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return "/".join(str(getattr(entry, "name", getattr(entry, "key", getattr(entry, "idx", entry)))) for entry in path)
+
+
+def _restore_item(folder: Path, target: dict[str, jax.ShapeDtypeStruct]) -> Parameters:
+    arrays = read_arrays(folder, {path: leaf.sharding for path, leaf in target.items()})
+    for path, leaf in target.items():
+        found = arrays[path]
+        if (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
+            raise InputError(
+                f"{folder}: {path} is {found.dtype}{list(found.shape)}, this configuration makes it "
+                f"{leaf.dtype}{list(leaf.shape)}; the run was written by other code"
+            )
+    return arrays
+
+
+def _refuse_later_version(folder: Path) -> None:
+    try:
+        version = json.loads((folder / MANIFEST).read_text())["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # damaged: verification says how
+    if isinstance(version, int) and version > MANIFEST_VERSION:
+        raise InputError(
+            f"{folder / MANIFEST}: schema_version {version}, this version reads {MANIFEST_VERSION}; "
+            "the checkpoint was written by a later version: use that one"
+        )
+
+
+def _set_aside(folder: Path) -> Path:
+    target, count = folder.with_name(folder.name + ".damaged"), 1
+    while target.exists():
+        count += 1
+        target = folder.with_name(f"{folder.name}.damaged-{count}")
+    return folder.rename(target)
+
+
+def _is_first() -> bool:
+    return jax.process_index() == 0

@@ -1,0 +1,75 @@
+"""Host batches to global `jax.Array`s, prepared ahead by a background thread.
+
+Axes: b batch: this process's rows on the host, the global batch on the devices.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+
+import jax
+from jax.sharding import Mesh
+
+from vla_jax import sharding
+from vla_jax.types import Batch
+
+_POLL_SECONDS = 0.1
+
+
+class Loader:
+    """An iterator of global batches. Errors of the source are raised where its batch would have come."""
+
+    def __init__(self, source: Iterator[Batch], mesh: Mesh, *, depth: int = 2):
+        """Args: source: this process's rows; closed by `close` where it can be. depth: batches held ready."""
+        self._source = source
+        self._sharding = sharding.batch_sharding(mesh)
+        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=depth)
+        self._stopping = threading.Event()
+        self._error: BaseException | None = None
+        self.wait_seconds = 0.0
+        """Time that the consumer has waited so far."""
+        self._thread = threading.Thread(target=self._fill, name="loader", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> "Loader":
+        return self
+
+    def __next__(self) -> Batch:
+        if self._error is not None:
+            raise self._error
+        started = time.perf_counter()
+        batch = self._ready.get()
+        self.wait_seconds += time.perf_counter() - started
+        if isinstance(batch, BaseException):
+            self._error = batch
+            raise batch
+        return batch
+
+    def close(self) -> None:
+        """Stops and joins the thread, then closes the source. Safe to call twice."""
+        self._stopping.set()
+        self._thread.join()
+        if hasattr(self._source, "close"):
+            self._source.close()
+
+    def _fill(self) -> None:
+        try:
+            for batch in self._source:
+                if not self._hand_over(self._place(batch)):
+                    return
+            self._hand_over(StopIteration())
+        except BaseException as error:
+            self._hand_over(error)
+
+    def _place(self, batch: Batch) -> Batch:
+        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(self._sharding, leaf), batch)
+
+    def _hand_over(self, item: Batch | BaseException) -> bool:
+        while not self._stopping.is_set():
+            try:
+                self._ready.put(item, timeout=_POLL_SECONDS)
+            except queue.Full:
+                continue
+            return True
+        return False

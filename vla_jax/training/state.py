@@ -1,0 +1,57 @@
+"""The training state: everything that a step changes, and nothing else.
+
+Frozen parameters are no part of it; they are an argument of the step. `key` is carried and split at every
+step, so it is a function of the seed and the number of finished steps.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, Key
+
+from vla_jax import sharding
+from vla_jax.types import Parameters
+
+
+@struct.dataclass
+class TrainState:
+    step: Int[Array, ""]
+    """Finished optimizer steps."""
+    parameters: Parameters
+    """Trainable only; float32 master weights."""
+    optimizer: optax.OptState
+    ema: Parameters | None
+    key: Key[Array, ""]
+    bad_step: Int[Array, ""]
+    """The first step since this process started whose loss or gradient was not finite; -1: none. Never saved."""
+
+
+def new_state(parameters: Parameters, optimizer: optax.GradientTransformation, *, ema: bool, seed: int) -> TrainState:
+    """Step 0. The moving average starts as a copy, because the step donates both."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        parameters=parameters,
+        optimizer=optimizer.init(parameters),
+        ema=jax.tree.map(jnp.copy, parameters) if ema else None,
+        key=jax.random.key(seed),
+        bad_step=jnp.full((), -1, jnp.int32),
+    )
+
+
+def with_shardings(mesh: Mesh, state: TrainState, shardings: dict[str, jax.sharding.NamedSharding]) -> TrainState:
+    """The abstract state with its shardings: whatever belongs to a parameter lies as that parameter does.
+
+    Leaves of the optimizer that belong to a parameter are those that stand under its path and have its shape.
+    """
+    everywhere = sharding.replicated(mesh)
+
+    def place(key_path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        path = getattr(key_path[-1], "key", None)
+        own = path in shardings and state.parameters[path].shape == leaf.shape
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path] if own else everywhere)
+
+    return jax.tree_util.tree_map_with_path(place, state)
