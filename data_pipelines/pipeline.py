@@ -12,7 +12,6 @@ Axes: b batch (this host's rows), w window, h horizon, a action, p proprio, t te
 """
 
 import dataclasses
-import functools
 import logging
 import os
 from collections.abc import Iterator
@@ -22,16 +21,16 @@ from typing import Any
 import grain
 import numpy as np
 
+from data_pipelines.assembly import Assembler, Sample, statistics_of
 from data_pipelines.config import DataConfig, MixtureEntry
 from data_pipelines.discovery import find_dataset
 from data_pipelines.index.dataset_directory import read_directory
 from data_pipelines.mixture import Draw, Mixture, open_mixture
-from data_pipelines.normalization import Normalizer
 from data_pipelines.quarantine import Quarantine
 from data_pipelines.source import BadRecordError, Source, open_source
 from data_pipelines.transforms.crop import RandomCrop
-from data_pipelines.transforms.resize import WHOLE, Box
-from vla_jax.types import Batch, DataRequirements, InputError, Observation, Tokenize
+from data_pipelines.transforms.resize import Box
+from vla_jax.types import Batch, DataRequirements, InputError, Tokenize
 
 MAX_ATTEMPTS = 100
 NUM_STEPS = 1 << 40
@@ -66,20 +65,11 @@ def open_pipeline(
     statistics = {name: statistics_of(name, statistics) for name in names}
     return Pipeline(
         data=data,
-        requirements=requirements,
-        tokenize=tokenize,
         batch_size=batch_size,
-        sources=sources,
-        statistics=statistics,
+        assembler=Assembler(requirements, tokenize, sources, statistics),
         mixture=open_mixture(data, sources, seed),
         quarantine=Quarantine(quarantine, data.split, data.max_bad_share),
     )
-
-
-def statistics_of(name: str, statistics: dict[str, Any]) -> dict[str, Any]:
-    if name not in statistics:
-        raise InputError(f"dataset_statistics.json: none for the dataset {name!r}; it has {sorted(statistics)}")
-    return statistics[name]
 
 
 def _open_entry(entry: MixtureEntry, data: DataConfig, requirements: DataRequirements, cache: Path) -> Source:
@@ -97,18 +87,19 @@ def _open_entry(entry: MixtureEntry, data: DataConfig, requirements: DataRequire
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pipeline:
     data: DataConfig
-    requirements: DataRequirements
-    tokenize: Tokenize
     batch_size: int
-    sources: list[Source]
-    statistics: dict[str, Any]
-    """By dataset name, as dataset_statistics.json."""
+    assembler: Assembler
     mixture: Mixture
     quarantine: Quarantine
 
-    @functools.cached_property
-    def _normalizers(self) -> list[tuple[Normalizer, Normalizer]]:
-        return [source.normalizers(self.statistics[source.name]) for source in self.sources]
+    @property
+    def sources(self) -> list[Source]:
+        return self.assembler.sources
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """By dataset name, as dataset_statistics.json."""
+        return self.assembler.statistics
 
     @property
     def num_replaced(self) -> int:
@@ -124,12 +115,12 @@ class Pipeline:
     def batch(self, step: int, rows: slice | None = None) -> Batch:
         """One batch, read now."""
         samples = self._samples(step)[rows or slice(None)]
-        images = self._empty_images(len(samples))
+        images = self.assembler.empty_images(len(samples))
         chosen = [
             self._read_sample(int(sample), {k: v[i] for k, v in images.items()}) for i, sample in enumerate(samples)
         ]
         self.quarantine.count(len(chosen), sum(sample.attempt > 0 for sample in chosen))
-        return assemble(self, self._normalizers, chosen, images)
+        return self.assembler.batch(chosen, images)
 
     def sample_ids(self, step: int) -> np.ndarray:
         """(dataset, episode, step) of each row of a global batch, int32[b, 3], without decoding.
@@ -142,11 +133,7 @@ class Pipeline:
     def _samples(self, step: int) -> np.ndarray:
         return np.arange(step * self.batch_size, (step + 1) * self.batch_size)
 
-    def _empty_images(self, num_samples: int) -> dict[str, np.ndarray]:
-        shape = (num_samples, self.requirements.window)
-        return {c.slot: np.zeros((*shape, c.height, c.width, 3), np.uint8) for c in self.requirements.cameras}
-
-    def _candidates(self, sample: int) -> Iterator["Sample"]:
+    def _candidates(self, sample: int) -> Iterator[Sample]:
         """The planned window, then its replacements."""
         dataset, window = self.mixture[sample]
         source = self.sources[dataset]
@@ -161,21 +148,16 @@ class Pipeline:
             f"see {self.quarantine.path or 'the log'}"
         )
 
-    def _read_sample(self, sample: int, images: dict[str, np.ndarray]) -> "Sample":
+    def _read_sample(self, sample: int, images: dict[str, np.ndarray]) -> Sample:
         boxes = self._crops(sample)
         for candidate in self._candidates(sample):
             source = self.sources[candidate.dataset]
             try:
                 text = self._check(candidate, sample)
-                for camera in self.requirements.cameras:
-                    if source.has_camera(camera.slot):
-                        box, out = boxes.get(camera.slot, WHOLE), images[camera.slot]
-                        source.read_images(camera, candidate.rows, candidate.mask, box, out)
+                self.assembler.read_images(candidate, images, boxes)
                 return dataclasses.replace(candidate, text=text)
             except BadRecordError as bad:
                 self.quarantine.record(source, bad, sample, candidate.attempt)
-                for out in images.values():
-                    out[:] = 0
         raise AssertionError("candidates end with an error")
 
     def _plan(self, sample: int) -> tuple[int, int, int]:
@@ -189,7 +171,7 @@ class Pipeline:
                 return candidate.dataset, *source.episode_step(candidate.row)
         raise AssertionError("candidates end with an error")
 
-    def _check(self, candidate: "Sample", sample: int) -> str:
+    def _check(self, candidate: Sample, sample: int) -> str:
         """The sample's instruction; BadRecordError where it or the numbers cannot be used."""
         source = self.sources[candidate.dataset]
         source.check_numbers(candidate.rows)
@@ -202,60 +184,6 @@ class Pipeline:
         draw = RandomCrop(crop.scale, crop.ratio)
         generator = self.mixture.generator(Draw.CROP, sample)
         return {slot: draw(generator) for slot in crop.slots}
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """A window chosen for a row of a batch."""
-
-    dataset: int
-    row: int
-    """The sampled step."""
-    rows: np.ndarray
-    mask: np.ndarray
-    attempt: int = 0
-    text: str = ""
-
-
-def assemble(
-    pipeline: Any,
-    normalizers: list[tuple[Normalizer, Normalizer]],
-    samples: list[Sample],
-    images: dict[str, np.ndarray],
-) -> Batch:
-    """Numbers, masks and text around pictures that were read."""
-    requirements, sources = pipeline.requirements, pipeline.sources
-    rows = np.stack([sample.rows for sample in samples])
-    mask = np.stack([sample.mask for sample in samples])
-    dataset = np.array([sample.dataset for sample in samples])
-    (b, w), space = rows.shape, requirements.action_space
-    proprio = np.zeros((b, w, space.proprio_width), np.float32)
-    action = np.zeros((b, w, space.horizon, space.action_width), np.float32)
-    action_mask = np.zeros(action.shape, bool)
-    for number in np.unique(dataset):
-        here = dataset == number
-        normalize_action, normalize_proprio = normalizers[number]
-        state, target, valid = sources[number].numbers(rows[here].reshape(-1))
-        proprio[here] = normalize_proprio(state).reshape(-1, w, space.proprio_width)
-        action[here] = normalize_action(target).reshape(-1, w, *action.shape[2:])
-        valid = valid.reshape(-1, w, space.horizon) & mask[here][:, :, None]
-        action_mask[here] = valid[..., None]
-    tokens, token_mask = tokenize_texts(pipeline.tokenize, [sample.text for sample in samples], requirements)
-    masks = {
-        slot: mask & np.array([source.has_camera(slot) for source in sources])[dataset][:, None] for slot in images
-    }
-    ids = [(sample.dataset, *sources[sample.dataset].episode_step(sample.row)) for sample in samples]
-    observation = Observation(images, masks, proprio, mask, tokens, token_mask)
-    return Batch(observation, action, action_mask, np.array(ids, np.int32))
-
-
-def tokenize_texts(
-    tokenize: Tokenize, texts: list[str], requirements: DataRequirements
-) -> tuple[np.ndarray, np.ndarray]:
-    tokens, mask = tokenize(texts)
-    expected = (len(texts), requirements.text_length)
-    assert tokens.shape == mask.shape == expected, f"tokenize gave {tokens.shape}, {expected} expected"
-    return np.asarray(tokens, np.int32), np.asarray(mask, bool)
 
 
 @dataclasses.dataclass(frozen=True)

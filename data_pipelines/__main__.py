@@ -1,0 +1,110 @@
+"""python -m data_pipelines  index | stats"""
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from data_pipelines.action_spaces import relative_pose
+from data_pipelines.discovery import find_action_space, find_dataset
+from data_pipelines.index.dataset_directory import read_directory
+from data_pipelines.index.sidecar import open_index
+from data_pipelines.statistics import open_statistics
+from data_pipelines.table import open_table
+from vla_jax.types import ActionSpace, InputError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m data_pipelines", description="Prepare and inspect RLDS datasets.")
+    commands = parser.add_subparsers(required=True)
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vla_jax"
+    for name, command, text in (
+        ("index", _index, "write the offset sidecar of every split (nothing to do where one is valid)"),
+        ("stats", _stats, "action and proprio statistics; no picture is decoded"),
+    ):
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        sub.add_argument("directory", type=Path, help="dataset directory, NAME/VERSION")
+        sub.add_argument(
+            "--cache", type=Path, default=home, help="where index, tables and statistics lie (%(default)s)"
+        )
+        sub.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (%(default)s)")
+    sub.add_argument("--config", help="configs/NAME.py[:VARIANT]: statistics in the action space of this recipe")
+    sub.add_argument("--split", default="train")
+    sub.add_argument("--json", type=Path, help="also write dataset_statistics.json here")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 on is expected")
+    return int(text)
+
+
+def _index(options: argparse.Namespace) -> None:
+    directory = read_directory(options.directory)
+    for split in directory.splits:
+        index = open_index(directory, split, options.cache, jobs=options.jobs)
+        counts = f"{index.num_episodes} episodes, {index.num_steps} steps, {len(index.shards)} shards"
+        print(f"{split}: {counts}: {index.folder}")
+
+
+def _stats(options: argparse.Namespace) -> None:
+    space = _recipe_space(options.config) if options.config else relative_pose.action_space(1)
+    directory = read_directory(options.directory)
+    dataset = find_dataset(directory.name)
+    index = open_index(directory, options.split, options.cache, jobs=options.jobs)
+    table = open_table(dataset, index, options.cache)
+    form = find_action_space(space.form)
+    tree = {directory.name: open_statistics(dataset, index, table, form, space, options.cache)}
+    if options.json:
+        options.json.write_text(json.dumps(tree, indent=1) + "\n")
+    _print_table(tree[directory.name], space)
+
+
+def _recipe_space(name: str) -> ActionSpace:
+    """The action space of `configs/NAME.py[:VARIANT]`; a recipe is code of the user's own."""
+    path, _, variant = name.partition(":")
+    if not Path(path).is_file():
+        raise InputError(f"--config {name}: no file {path}")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    function = getattr(recipe, variant or "get_config", None)
+    if not callable(function):
+        raise InputError(f"--config {name}: {path} has no function {variant or 'get_config'}()")
+    return function().action_space
+
+
+def _print_table(statistics: dict[str, Any], space: ActionSpace) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    table = RichTable("", "dimension", "unit", "mean", "std", "min", "q01", "q99", "max")
+    for part, dimensions in (("action", space.dimensions), ("proprio", space.proprio)):
+        for number, dimension in enumerate(dimensions):
+            values = [f"{statistics[part][key][number]:.4g}" for key in ("mean", "std", "min", "q01", "q99", "max")]
+            table.add_row(part, dimension.name, dimension.unit, *values)
+    console.print(table)
+    print(
+        f"{statistics['num_trajectories']} trajectories, {statistics['num_transitions']} transitions, "
+        f"{space.form}, horizon {space.horizon}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
