@@ -2,7 +2,8 @@
 
 A name on disk is what the file says, which is not always what a loaded PyTorch model calls it. `{layer}` in a
 name stands for the index of a block; our parameter then has a leading `layers` axis. Several paths in a rule
-mean that the disk tensor is their concatenation over its leading axis (fused q, k, v).
+mean that the disk tensor is their concatenation over its leading axis (fused q, k, v). Any other placeholder
+stands in name and paths alike and takes the values that the model's parameters have there (`{slot}`: cameras).
 """
 
 import collections
@@ -100,6 +101,7 @@ def disk_tensors(rules: Sequence[Rule], shapes: Mapping[str, jax.ShapeDtypeStruc
 
     Raises InputError where a parameter has no rule, or a part of the family lacks a parameter.
     """
+    rules = _fill(rules, shapes)
     owners = collections.Counter(path for rule in rules for path in rule.paths)
     assert not [path for path, count in owners.items() if count > 1], "a path stands in two rules"
     if unmapped := sorted(shapes.keys() - owners.keys()):
@@ -113,6 +115,26 @@ def disk_tensors(rules: Sequence[Rule], shapes: Mapping[str, jax.ShapeDtypeStruc
 
 def present_parts(rules: Sequence[Rule], shapes: Mapping[str, Any]) -> set[str]:
     return {rule.part for rule in rules if any(path in shapes for path in rule.paths)}
+
+
+def _fill(rules: Sequence[Rule], shapes: Mapping[str, Any]) -> list[Rule]:
+    """A rule with a placeholder becomes one rule a value; what one rule finds holds for all with that placeholder."""
+    values: dict[str, set[str]] = collections.defaultdict(set)
+    for path in (path for rule in rules for path in rule.paths if "{" in path):
+        pattern = re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(path)))
+        for match in filter(None, map(pattern.fullmatch, shapes)):
+            for placeholder, value in match.groupdict().items():
+                values[f"{{{placeholder}}}"].add(value)
+    filled = []
+    for rule in rules:
+        mark = re.search(r"\{\w+\}", rule.paths[0])
+        if mark is None:
+            filled.append(rule)
+            continue
+        for value in sorted(values[mark[0]]):
+            paths = tuple(path.replace(mark[0], value) for path in rule.paths)
+            filled.append(dataclasses.replace(rule, disk=rule.disk.replace(mark[0], value), paths=paths))
+    return filled
 
 
 def _expand(rule: Rule, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> list[DiskTensor]:

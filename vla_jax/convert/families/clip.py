@@ -7,6 +7,7 @@ half it is. Facts about names and defaults: transformers 5.23 `models/clip`, and
 from collections.abc import Mapping
 from typing import Any
 
+from vla_jax.convert.module_rules import blocks, norm
 from vla_jax.convert.rules import Family, Layout, Rule
 
 HALVES = {  # model_type of a half alone -> its prefix, its projection, its section of config.json
@@ -59,55 +60,25 @@ def canonical_name(name: str, config: Mapping[str, Any]) -> str:
     return name if name.startswith((prefix, projection)) else prefix + name
 
 
-def _norm(disk: str, path: str, part: str) -> list[Rule]:
-    return [
-        Rule(disk=f"{disk}.weight", paths=(f"{path}/scale",), part=part),
-        Rule(disk=f"{disk}.bias", paths=(f"{path}/bias",), part=part),
-    ]
-
-
-def _linear(disk: str, path: str, part: str) -> list[Rule]:
-    return [
-        Rule(disk=f"{disk}.weight", paths=(f"{path}/kernel",), layout="transpose", part=part),
-        Rule(disk=f"{disk}.bias", paths=(f"{path}/bias",), part=part),
-    ]
-
-
 def _table(disk: str, path: str, part: str, layout: Layout = "copy") -> Rule:
     return Rule(disk=disk, paths=(path,), layout=layout, part=part)
-
-
-def _blocks(disk: str, path: str, part: str) -> list[Rule]:
-    disk, path = f"{disk}.encoder.layers.{{layer}}", f"{path}/stack/blocks"
-    attention = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
-    return [
-        *_norm(f"{disk}.layer_norm1", f"{path}/attention_norm", part),
-        *(
-            rule
-            for theirs, ours in attention.items()
-            for rule in _linear(f"{disk}.self_attn.{theirs}", f"{path}/attention/{ours}", part)
-        ),
-        *_norm(f"{disk}.layer_norm2", f"{path}/mlp_norm", part),
-        *_linear(f"{disk}.mlp.fc1", f"{path}/mlp/up", part),
-        *_linear(f"{disk}.mlp.fc2", f"{path}/mlp/down", part),
-    ]
 
 
 VISION = (
     _table("vision_model.embeddings.class_embedding", "vision/class_token", "vision"),
     _table("vision_model.embeddings.patch_embedding.weight", "vision/patches/kernel", "vision", "conv"),
     _table("vision_model.embeddings.position_embedding.weight", "vision/positions", "vision"),
-    *_norm("vision_model.pre_layrnorm", "vision/pre_norm", "vision"),  # so spelt on disk
-    *_blocks("vision_model", "vision", "vision"),
-    *_norm("vision_model.post_layernorm", "vision/final_norm", "vision"),
+    *norm("vision_model.pre_layrnorm", "vision/pre_norm", "vision"),  # so spelt on disk
+    *blocks("vision_model.encoder.layers.{layer}", "vision/stack/blocks", "vision"),
+    *norm("vision_model.post_layernorm", "vision/final_norm", "vision"),
     _table("visual_projection.weight", "vision_projection/kernel", "vision", "transpose"),
 )
 
 TEXT = (
     _table("text_model.embeddings.token_embedding.weight", "text/tokens", "text"),
     _table("text_model.embeddings.position_embedding.weight", "text/positions", "text"),
-    *_blocks("text_model", "text", "text"),
-    *_norm("text_model.final_layer_norm", "text/final_norm", "text"),
+    *blocks("text_model.encoder.layers.{layer}", "text/stack/blocks", "text"),
+    *norm("text_model.final_layer_norm", "text/final_norm", "text"),
     _table("text_projection.weight", "text_projection/kernel", "text", "transpose"),
 )
 
