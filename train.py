@@ -22,7 +22,7 @@ from vla_jax.training.initialization import starting_parameters
 from vla_jax.training.loop import Training
 from vla_jax.training.preemption import EXIT_CODE, Preemption
 from vla_jax.training.program import build_program
-from vla_jax.types import InputError
+from vla_jax.types import InputError, Parameters
 
 
 def main(arguments: list[str]) -> int:
@@ -31,8 +31,8 @@ def main(arguments: list[str]) -> int:
     nnx.set_graph_mode(False)
     nnx.set_graph_updates(False)
     try:
-        options, config = parse(arguments)
         accelerator.choose_platform()
+        options, config = parse(arguments)
         accelerator.join_processes()
         with Preemption() as preemption:
             return run(config, RunDirectory(Path(options.run_dir)), options.init_from, preemption)
@@ -65,19 +65,24 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, RunConfig]:
 def run(config: RunConfig, directory: RunDirectory, init_from: Path | None, preemption: Preemption) -> int:
     provenance.refuse_changed_config(directory, config)
     program = build_program(config, config.mesh.build())
-    requirements = config.policy.data_requirements()
-    pipeline = open_pipeline(
-        config.data,
-        requirements,
-        config.tokenizer.build(requirements.text_length),
-        seed=config.seed,
-        batch_size=config.batch_size,
-        cache=Path(config.data.cache) if config.data.cache else directory.data,
-        quarantine=directory.quarantine,
-    )
-    training = Training(program, directory, pipeline, preemption)
-    done = training.run(lambda: starting_parameters(program, init_from, load_pretrained))
-    return 0 if done else EXIT_CODE
+    tokenizer = provenance.tokenizer_config(directory, config).build(config.policy.data_requirements().text_length)
+    with accelerator.first_process_first("data"):
+        pipeline = open_pipeline(
+            config.data,
+            config.policy.data_requirements(),
+            tokenizer,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            cache=Path(config.data.cache) if config.data.cache else directory.data,
+            quarantine=directory.quarantine,
+        )
+
+    def start() -> Parameters:
+        given = starting_parameters(program, init_from, load_pretrained)
+        tokenizer.save(directory.tokenizer)
+        return given
+
+    return 0 if Training(program, directory, pipeline, preemption).run(start) else EXIT_CODE
 
 
 if __name__ == "__main__":

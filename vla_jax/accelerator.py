@@ -1,9 +1,15 @@
-"""Which backend JAX starts on, and whether several processes form one run. Call both before the first array."""
+"""Which backend JAX starts on, and whether several processes form one run.
 
+`choose_platform` and `join_processes` come before the first array.
+"""
+
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+from jax.experimental import multihost_utils
 
 _DEVICE_FILES = ("accel*", "vfio/[0-9]*", "nvidia[0-9]*", "kfd", "dxg")
 _PROCESS_COUNTS = ("JAX_NUM_PROCESSES", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
@@ -34,3 +40,13 @@ def join_processes() -> None:
 def _is_tpu_pod(environment: os._Environ[str]) -> bool:
     """Several workers named by the TPU runtime; a GCE TPU VM names itself `localhost` when it is alone."""
     return "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+
+
+@contextlib.contextmanager
+def first_process_first(name: str) -> Iterator[None]:
+    """Process 0 runs the body, then the others do: they find what it built."""
+    if jax.process_index() != 0:
+        multihost_utils.sync_global_devices(name)
+    yield
+    if jax.process_index() == 0:
+        multihost_utils.sync_global_devices(name)

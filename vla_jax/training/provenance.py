@@ -1,5 +1,6 @@
 """config.json and env.json: what a run is made with. The first binds its later starts, the second is a record."""
 
+import dataclasses
 import json
 import platform
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 import jax
 
 from vla_jax import config as configuration
-from vla_jax.config import RunConfig
+from vla_jax.config import RunConfig, TokenizerConfig
 from vla_jax.run_directory import RunDirectory
 from vla_jax.types import InputError
 
@@ -27,6 +28,13 @@ def refuse_changed_config(run: RunDirectory, config: RunConfig) -> None:
             f"{run.config}: this run was started with another configuration; " + "; ".join(changes) + ". Give the "
             "same values again, or another --run-dir"
         )
+
+
+def tokenizer_config(run: RunDirectory, config: RunConfig) -> TokenizerConfig:
+    """The run's own copy of its vocabulary, once it has one: a file that changed since cannot shift its ids."""
+    if (run.tokenizer / "tokenizer.json").is_file():
+        return dataclasses.replace(config.tokenizer, path=str(run.tokenizer))
+    return config.tokenizer
 
 
 def record(run: RunDirectory, config: RunConfig) -> None:
