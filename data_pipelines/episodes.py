@@ -26,9 +26,9 @@ LOG = logging.getLogger(__name__)
 class EpisodeSteps:
     observation: Observation
     """Windows that end at the step, padded on the anchor's side; normalised; never cropped."""
-    target: np.ndarray
+    action: np.ndarray
     """float32[b, h, a], not normalised: what `action_spaces` undoes from the step's pose."""
-    target_mask: np.ndarray
+    action_mask: np.ndarray
     """bool[b, h, a]; all False at a step without targets (a last step, where targets are next poses)."""
     ids: np.ndarray
     """int32[b, 2]: episode, step."""
