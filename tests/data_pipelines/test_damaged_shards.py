@@ -82,7 +82,7 @@ def steps_of(tree):
 def test_wrong_record_count_is_refused(tmp_path):
     folder = write_bridge(tmp_path)
     edit_json(folder / "dataset_info.json", lambda tree: tree["splits"][0].update(shardLengths=["2", "2"]))
-    with pytest.raises(InputError, match="1 records, dataset_info.json says 2"):
+    with pytest.raises(InputError, match=r"1 records, dataset_info.json says 2"):
         open_generated(tmp_path)
 
 
@@ -90,7 +90,7 @@ def test_declared_but_absent_feature_is_refused(tmp_path):
     folder = write_bridge(tmp_path)
     extra = {"tensor": {"shape": {}, "dtype": "float32", "encoding": "none"}}
     edit_json(folder / "features.json", lambda tree: steps_of(tree).update(extra=extra))
-    with pytest.raises(InputError, match="lacks 'steps/extra', which features.json declares"):
+    with pytest.raises(InputError, match=r"lacks 'steps/extra', which features.json declares"):
         open_generated(tmp_path)
 
 

@@ -95,7 +95,7 @@ def test_unpacked_lists_are_read():
 
 @pytest.mark.parametrize("data", [b"\xff" * 40, b"\x0a\x7f\x00", build_example(FEATURES)[:-7], b"\x0b\x00"])
 def test_other_bytes_are_refused(data):
-    with pytest.raises(ValueError, match="not a tf.train.Example"):
+    with pytest.raises(ValueError, match=r"not a tf.train.Example"):
         parse_example(data)
 
 
