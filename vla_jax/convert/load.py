@@ -83,7 +83,8 @@ def _match_names(
     """Name in the rules -> name in the file, for every tensor; both ways complete."""
     expected = {tensor.name for tensor in tensors}
     parts = present_parts(family.rules, wanted)
-    names, unexpected = {}, []
+    names: dict[str, str] = {}
+    unexpected = []
     for stored in weights.names():
         name = family.canonical_name(stored, config)
         if name in names:

@@ -78,8 +78,9 @@ class DiskTensor:
 
     def to_ours(self, array: np.ndarray) -> list[np.ndarray]:
         """One array a target, in our layout."""
-        ends = np.cumsum([shape[0] for shape in self.shapes[:-1]]) if len(self.shapes) > 1 else []
-        shares = np.split(array, ends) if len(self.shapes) > 1 else [array]
+        shares = [array]
+        if len(self.shapes) > 1:
+            shares = np.split(array, np.cumsum([shape[0] for shape in self.shapes[:-1]]))
         return [np.transpose(share, AXES[self.layout]) if AXES[self.layout] else share for share in shares]
 
     def to_disk(self, arrays: Sequence[np.ndarray]) -> np.ndarray:

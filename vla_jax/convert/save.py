@@ -80,11 +80,12 @@ def _unnamed(folder: Path, number: int) -> Path:
 
 
 def _name_shards(folder: Path, shards: list[list[str]], total: int) -> dict[str, Path]:
-    files = {}
+    files: dict[str, Path] = {}
     for number, names in enumerate(shards):
         name = SINGLE if len(shards) == 1 else f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-        _unnamed(folder, number).rename(folder / name)
-        files |= dict.fromkeys(names, folder / name)
+        path = _unnamed(folder, number).rename(folder / name)
+        path.chmod(0o644)  # save_file leaves it to its owner alone
+        files |= dict.fromkeys(names, path)
     if len(shards) > 1:
         weight_map = {name: path.name for name, path in sorted(files.items())}
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}

@@ -10,6 +10,7 @@ token's (end of text), which is where transformers finds its first `eos_token_id
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -101,11 +102,13 @@ class Clip(nnx.Module):
     def __init__(self, config: ClipConfig, *, rngs: nnx.Rngs):
         width, axes = config.projection_width, ("embed", "feature")
         vision, text = config.vision, config.text
-        self.vision = vision and vision.build(rngs)
-        self.vision_projection = vision and linear(vision.width, width, axes, use_bias=False, rngs=rngs)
-        self.text = text and text.build(rngs)
-        self.text_projection = text and linear(text.width, width, axes, use_bias=False, rngs=rngs)
-        self.logit_scale = nnx.Param(jnp.log(jnp.float32(1 / 0.07))) if vision and text else None
+        project = functools.partial(linear, out_width=width, axes=axes, use_bias=False, rngs=rngs)
+        self.vision = None if vision is None else vision.build(rngs)
+        self.vision_projection = None if vision is None else project(vision.width)
+        self.text = None if text is None else text.build(rngs)
+        self.text_projection = None if text is None else project(text.width)
+        whole = vision is not None and text is not None
+        self.logit_scale = nnx.Param(jnp.log(jnp.float32(1 / 0.07))) if whole else None
 
     def vision_attention(self, images: UInt8[Array, "b y x 3"], mode: LastAttention = "qk") -> Float[Array, "b n e"]:
         """LN_post(X_attn) w_v of the last block's patches, unit length: ClearCLIP's dense features."""
@@ -114,7 +117,9 @@ class Clip(nnx.Module):
 
     def vision_embedding(self, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b e"]:
         """CLIP's embedding of a picture (class token), unit length."""
-        return l2_normalize(self.vision_projection(self.vision(images).prefix[:, 0]))
+        prefix = self.vision(images).prefix
+        assert prefix is not None, "CLIP's vision transformer has a class token"
+        return l2_normalize(self.vision_projection(prefix[:, 0]))
 
     def text_tokens(self, ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Float[Array, "b t e"]:
         """LN_final(f_l) w_l of every token, unit length."""

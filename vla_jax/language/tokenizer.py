@@ -70,7 +70,7 @@ class Tokenizer:
         """Args: special_tokens: by Hugging Face key (`pad_token`, ...). source: what error messages name."""
         pad = special_tokens.get("pad_token") or special_tokens.get("eos_token")
         pad_id = None if pad is None else backend.token_to_id(pad)
-        if pad_id is None:
+        if pad is None or pad_id is None:
             raise InputError(
                 f"{source}: found pad_token={pad!r}, expected a token of tokenizer.json to pad with; "
                 'add "pad_token" to tokenizer_config.json'

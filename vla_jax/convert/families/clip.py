@@ -45,7 +45,7 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """`{section: settings, "projection_dim": width}`, as transformers would read it."""
     if half := HALVES.get(config.get("model_type", "")):
         section = half[2]
-        found = {section: DEFAULTS[section] | config}
+        found = {section: DEFAULTS[section] | dict(config)}
     else:
         found = {}
         for section, defaults in DEFAULTS.items():
