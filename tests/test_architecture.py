@@ -40,6 +40,10 @@ ARROWS: list[tuple[str, tuple[str, ...]]] = [
         ("vla_jax.training", "vla_jax.policies.base", "vla_jax.sharding", "vla_jax.config", "vla_jax.types")
         + ("vla_jax.parameters", "vla_jax.run_directory", "vla_jax.parameter_store", "data_pipelines.pipeline"),
     ),
+    (
+        "vla_jax/evaluation",
+        ("vla_jax.evaluation", "vla_jax.trained_policy", "vla_jax.run_directory", "vla_jax.types", "data_pipelines"),
+    ),
     ("vla_jax/convert", ("vla_jax.convert", "vla_jax.types", "vla_jax.run_directory", "vla_jax.schemas")),
     ("data_pipelines", ("data_pipelines", "vla_jax.types")),
     ("configs", ("configs", "vla_jax", "data_pipelines")),

@@ -17,10 +17,14 @@ STEP counts finished optimizer steps. A step is written as `STEP.tmp` and rename
 one that fails its manifest is renamed `STEP.damaged`, never deleted.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from vla_jax.types import InputError
@@ -74,6 +78,24 @@ class RunDirectory:
             return []
         names = (entry.name for entry in self.checkpoints.iterdir() if (entry / MANIFEST).is_file())
         return sorted(int(name) for name in names if name.isdigit())
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its name only if nothing is raised; an `out` that exists is refused."""
+    if out.exists() or out.is_symlink():
+        raise InputError(f"--out {out}: exists, and is never overwritten. Name another folder or remove this one")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error})") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_manifest(folder: Path) -> None:

@@ -62,6 +62,18 @@ def absolute(chunk: np.ndarray, pose: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.concatenate([position, quaternion], axis=1).astype(np.float32), chunk[:, 9].astype(np.float32)
 
 
+def motion_errors(predicted: np.ndarray, recorded: np.ndarray) -> dict[str, np.ndarray]:
+    """Errors float32[n, h] of whole actions float[n, h, 10]: distance, angle between rotations, openness."""
+    shape, ours, theirs = predicted.shape[:2], predicted.reshape(-1, 10), recorded.reshape(-1, 10)
+    turns = [Rotation.from_matrix(rows_to_matrix(rows[:, 3:9])) for rows in (ours, theirs)]
+    errors = {
+        "position_metres": np.linalg.norm(ours[:, :3] - theirs[:, :3], axis=1),
+        "rotation_degrees": np.degrees((turns[0].inv() * turns[1]).magnitude()),
+        "gripper_openness": np.abs(ours[:, 9] - theirs[:, 9]),
+    }
+    return {name: error.reshape(shape).astype(np.float32) for name, error in errors.items()}
+
+
 def rows_to_matrix(rows: np.ndarray) -> np.ndarray:
     """float64[n, 3, 3]: Gram-Schmidt on the two rows in float[n, 6], the third their cross product."""
     first, second = rows[:, :3].astype(np.float64), rows[:, 3:6].astype(np.float64)

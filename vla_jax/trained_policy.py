@@ -1,0 +1,70 @@
+"""A policy as it was trained: its configuration, parameters, vocabulary and statistics, ready to be asked for actions.
+
+Evaluation and serving start here. Axes: b batch, h horizon, a action.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from data_pipelines.normalization import normalizer
+from vla_jax import config as configuration
+from vla_jax import parameters as parameter_paths
+from vla_jax.config import RunConfig
+from vla_jax.language.tokenizer import Tokenizer
+from vla_jax.parameter_store import StoredParameters, Weights, load_parameters
+from vla_jax.run_directory import RunDirectory
+from vla_jax.types import InputError, Observation
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedPolicy:
+    path: Path
+    """The run, or the parameter folder."""
+    config: RunConfig
+    stored: StoredParameters
+    tokenizer: Tokenizer
+    statistics: dict[str, Any]
+    """By dataset name, as dataset_statistics.json."""
+
+    def act(self, observation: Observation) -> Float[np.ndarray, "b h a"]:
+        """Normalised chunks, float32, for an observation with numpy leaves."""
+        return np.asarray(self._act(self.stored.parameters, observation))
+
+    def act_unnormalized(self, observation: Observation, dataset: str) -> Float[np.ndarray, "b h a"]:
+        """In the action space's units, with the statistics of `dataset`."""
+        where = f"{self.stored.folder}/dataset_statistics.json"
+        if dataset not in self.statistics:
+            raise InputError(f"{where}: no dataset {dataset!r}; it has {sorted(self.statistics)}")
+        space, statistics = self.config.action_space, self.statistics[dataset]["action"]
+        inverse = normalizer(space.normalization, statistics, space.dimensions, f"{where}: {dataset}/action").inverse
+        return inverse(self.act(observation))
+
+    @functools.cached_property
+    def _act(self):
+        structure = parameter_paths.abstract(lambda: self.config.policy.build(nnx.Rngs(0)))
+        shapes = structure.shapes()
+        found = {path: array.shape for path, array in self.stored.parameters.items()}
+        if unfit := sorted(path for path, shape in shapes.items() if found.get(path) != shape.shape):
+            raise InputError(
+                f"{self.stored.folder}: {unfit[0]} is {found.get(unfit[0], 'missing')}, its config.json expects "
+                f"{shapes[unfit[0]].shape} ({len(unfit)} such parameters); the folder was put together from two runs"
+            )
+        return jax.jit(lambda parameters, observation: structure.merge(parameters).act(observation))
+
+
+def load_policy(path: Path | str, *, step: int | None = None, weights: Weights = "ema") -> TrainedPolicy:
+    """Args: path: a run directory or a parameter folder with config.json; see `load_parameters`."""
+    stored = load_parameters(path, step=step, weights=weights)
+    config = configuration.load(stored.config_file)
+    run = RunDirectory(Path(path))
+    vocabulary = run.tokenizer if run.tokenizer.is_dir() else config.tokenizer.path
+    tokenizer = dataclasses.replace(config.tokenizer, path=None if vocabulary is None else str(vocabulary))
+    length = config.policy.data_requirements().text_length
+    return TrainedPolicy(Path(path), config, stored, tokenizer.build(length), stored.statistics())
