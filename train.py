@@ -65,11 +65,12 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, RunConfig]:
 def run(config: RunConfig, directory: RunDirectory, init_from: Path | None, preemption: Preemption) -> int:
     provenance.refuse_changed_config(directory, config)
     program = build_program(config, config.mesh.build())
-    tokenizer = provenance.tokenizer_config(directory, config).build(config.policy.data_requirements().text_length)
+    reads = config.policy.data_requirements()
+    tokenizer = provenance.tokenizer_config(directory, config).build(reads.text_length, reads.vocab_size)
     with accelerator.first_process_first("data"):
         pipeline = open_pipeline(
             config.data,
-            config.policy.data_requirements(),
+            reads,
             tokenizer,
             seed=config.seed,
             batch_size=config.batch_size,

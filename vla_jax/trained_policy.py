@@ -66,5 +66,6 @@ def load_policy(path: Path | str, *, step: int | None = None, weights: Weights =
     run = RunDirectory(Path(path))
     vocabulary = run.tokenizer if run.tokenizer.is_dir() else config.tokenizer.path
     tokenizer = dataclasses.replace(config.tokenizer, path=None if vocabulary is None else str(vocabulary))
-    length = config.policy.data_requirements().text_length
-    return TrainedPolicy(Path(path), config, stored, tokenizer.build(length), stored.statistics())
+    reads = config.policy.data_requirements()
+    built = tokenizer.build(reads.text_length, reads.vocab_size)
+    return TrainedPolicy(Path(path), config, stored, built, stored.statistics())

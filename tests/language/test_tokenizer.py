@@ -222,3 +222,8 @@ def test_built_in_refuses_vocabularies_it_cannot_make(size):
 def test_text_length_without_room_for_text_is_refused():
     with pytest.raises(InputError, match="text_length=2"):
         TokenizerConfig().build(2)
+
+
+def test_a_vocabulary_larger_than_the_encoder_is_refused():
+    with pytest.raises(InputError, match="512 tokens, the policy's text encoder knows 400"):
+        TokenizerConfig(vocab_size=512).build(16, 400)

@@ -53,14 +53,19 @@ class TokenizerConfig:
     vocab_size: int = 512
     """Of the built-in tokenizer."""
 
-    def build(self, text_length: int) -> "Tokenizer":
-        """Args: text_length: number of ids a text becomes, special tokens included."""
+    def build(self, text_length: int, max_vocab_size: int | None = None) -> "Tokenizer":
+        """Args: text_length: number of ids a text becomes, special tokens included. max_vocab_size: of the reader."""
         if self.path is None:
-            return Tokenizer(
-                _trained(self.vocab_size), BUILT_IN_SPECIAL_TOKENS, text_length, source="built-in tokenizer"
+            source, backend, special_tokens = "built-in tokenizer", _trained(self.vocab_size), BUILT_IN_SPECIAL_TOKENS
+        else:
+            source, backend, special_tokens = self.path, _read(Path(self.path)), _special_tokens(Path(self.path))
+        tokenizer = Tokenizer(backend, special_tokens, text_length, source=source)
+        if max_vocab_size is not None and tokenizer.vocab_size > max_vocab_size:
+            raise InputError(
+                f"{source}: its vocabulary has {tokenizer.vocab_size} tokens, the policy's text encoder knows "
+                f"{max_vocab_size}; set --tokenizer.path to the vocabulary that the encoder was trained with"
             )
-        folder = Path(self.path)
-        return Tokenizer(_read(folder), _special_tokens(folder), text_length, source=str(folder))
+        return tokenizer
 
 
 class Tokenizer:
