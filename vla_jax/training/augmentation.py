@@ -2,19 +2,30 @@
 
 Axes: b batch, w window, y x pixels. One draw a sample and camera, the same for every frame of a window.
 Keys come from (seed, step, row): the same sample at the same step is augmented alike after a resume.
-Source: EF-VLA Table 7 for the ranges. Order of operations as in TensorFlow's image ops.
+Source: EF-VLA Table 7 for the ranges. Order of operations as in TensorFlow's image ops; hue turns chroma in YIQ
+space, one 3x3 product a pixel where HSV would branch.
+
+Integers throughout: rounding a float to uint8 would turn last-bit differences between meshes into whole levels.
+So a picture comes out the same, bit for bit, on every mesh and accelerator.
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, UInt8
+import numpy as np
+from jaxtyping import Array, Int, Key, UInt8
 
 from vla_jax.types import Observation
 
-_LUMA = (0.2989, 0.587, 0.114)
-_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+_LEVEL = 64
+"""Fixed point of a pixel: this many units a level."""
+_ONE = 1024
+"""Fixed point of a factor."""
+_LUMA = np.array([306, 601, 117], np.int32)
+"""Of ITU-R BT.601, in units of `_ONE`."""
+_TURNS = 2048
+"""Steps of a full hue turn."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,22 +55,45 @@ def _jitter_window(
     config: ColorJitterConfig, pictures: UInt8[Array, "w y x 3"], key: Key[Array, ""]
 ) -> UInt8[Array, "w y x 3"]:
     brightness, contrast, saturation, hue = jax.random.split(key, 4)
-    x = pictures.astype(jnp.float32) / 255.0
-    x = x + jax.random.uniform(brightness, minval=-config.brightness, maxval=config.brightness)
-    mean = x.mean(axis=(-3, -2), keepdims=True)
-    x = mean + (x - mean) * jax.random.uniform(contrast, minval=config.contrast[0], maxval=config.contrast[1])
-    grey = (x * jnp.asarray(_LUMA)).sum(-1, keepdims=True)
-    x = grey + (x - grey) * jax.random.uniform(saturation, minval=config.saturation[0], maxval=config.saturation[1])
-    x = _turn_hue(x, jax.random.uniform(hue, minval=-config.hue, maxval=config.hue))
-    return jnp.round(jnp.clip(x, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+    x = pictures.astype(jnp.int32) * _LEVEL
+    shift = _draw(brightness, (-config.brightness, config.brightness), 255 * _LEVEL)
+    x, mean = x + shift, _mean(pictures) + shift
+    x = mean + _scaled(x - mean, _draw(contrast, config.contrast, _ONE))
+    grey = _scaled(x, _LUMA).sum(-1, keepdims=True)
+    x = grey + _scaled(x - grey, _draw(saturation, config.saturation, _ONE))
+    x = _turn_hue(config, x, hue)
+    return jnp.clip((x + _LEVEL // 2) // _LEVEL, 0, 255).astype(jnp.uint8)
 
 
-def _turn_hue(x: Float[Array, "w y x 3"], turn: Float[Array, ""]) -> Float[Array, "w y x 3"]:
-    """Rotates chroma in YIQ space: one 3x3 product a pixel where HSV would branch."""
-    angle = 2 * jnp.pi * turn
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    zero, one = jnp.zeros(()), jnp.ones(())
-    rotation = jnp.stack([jnp.stack([one, zero, zero]), jnp.stack([zero, cos, -sin]), jnp.stack([zero, sin, cos])])
-    to_yiq = jnp.asarray(_TO_YIQ)
-    matrix = jnp.linalg.inv(to_yiq) @ rotation @ to_yiq
-    return jnp.einsum("wyxc,dc->wyxd", x, matrix, precision="highest")
+def _draw(key: Key[Array, ""], limits: tuple[float, float], unit: int) -> Int[Array, ""]:
+    low, high = (round(limit * unit) for limit in limits)
+    return jax.random.randint(key, (), low, high + 1)
+
+
+def _scaled(x: Int[Array, "..."], factor: Int[Array, "..."]) -> Int[Array, "..."]:
+    """Times a factor in units of `_ONE`, rounded."""
+    return (x * factor + _ONE // 2) // _ONE
+
+
+def _mean(pictures: UInt8[Array, "w y x 3"]) -> Int[Array, "w 1 1 3"]:
+    """A frame's mean colour in fixed point; exact, and without overflow up to 2900 x 2900 pixels."""
+    count = pictures.shape[-3] * pictures.shape[-2]
+    total = pictures.astype(jnp.int32).sum(axis=(-3, -2), keepdims=True)
+    return total // count * _LEVEL + total % count * _LEVEL // count
+
+
+def _turn_hue(config: ColorJitterConfig, x: Int[Array, "w y x 3"], key: Key[Array, ""]) -> Int[Array, "w y x 3"]:
+    furthest = round(config.hue * _TURNS)
+    matrix = jnp.asarray(_hue_matrices(furthest))[jax.random.randint(key, (), 0, 2 * furthest + 1)]
+    return (sum(x[..., i : i + 1] * matrix[:, i] for i in range(3)) + _ONE // 2) // _ONE
+
+
+def _hue_matrices(furthest: int) -> np.ndarray:
+    """RGB to RGB, int32[turn, 3, 3] in units of `_ONE`, for turns -furthest..furthest."""
+    to_yiq = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+    angle = 2 * np.pi * np.arange(-furthest, furthest + 1) / _TURNS
+    rotation = np.zeros((len(angle), 3, 3))
+    rotation[:, 0, 0] = 1
+    rotation[:, 1, 1] = rotation[:, 2, 2] = np.cos(angle)
+    rotation[:, 2, 1], rotation[:, 1, 2] = np.sin(angle), -np.sin(angle)
+    return np.round(np.linalg.inv(to_yiq) @ rotation @ to_yiq * _ONE).astype(np.int32)
