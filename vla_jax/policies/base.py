@@ -24,6 +24,13 @@ class Policy(nnx.Module):
         """The action chunk, still normalised, predicted at the last valid step of each window."""
         raise NotImplementedError
 
+    def stages(self, observation: Observation) -> dict[str, Array]:
+        """Intermediate results by name in the order of computation, the last one `actions` [b, w, h, a]; deterministic.
+
+        What an exported model is compared by, under the same names.
+        """
+        raise NotImplementedError
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainedPart:

@@ -172,6 +172,21 @@ class EfVla(Policy):
         last = jnp.where(observation.timestep_mask, steps, 0).max(axis=1)
         return jnp.take_along_axis(chunks, last[:, None, None, None], axis=1)[:, 0]
 
+    def stages(self, observation: Observation) -> dict[str, Array]:
+        window = observation.timestep_mask.shape[1]
+        text = self.clip.text_tokens(observation.instruction_tokens, observation.instruction_mask)
+        stages = {"text_features": text}
+        for slot in self.config.cameras:
+            images = observation.images[slot]
+            patches = self.patch_features(images.reshape(-1, *images.shape[2:]))
+            stages[f"patch_features/{slot}"] = patches
+            stages[f"fused_features/{slot}"] = self.fusion[slot](jnp.repeat(text, window, axis=0), patches)
+        context = self.context(observation, key=None)
+        stages["step_tokens"] = self.step_tokens(observation)
+        stages["trunk_output"] = context.queries
+        stages["actions"] = self.head.sample(context, key=None)
+        return stages
+
     def context(self, observation: Observation, *, key: Key[Array, ""] | None) -> PolicyContext:
         """One read-out token a window step."""
         tokens = self.step_tokens(observation)

@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_ef_vla import EfVlaConfig
 from .processing_ef_vla import EfVlaProcessor
-from .transformer_ef_vla import AttentionPooling, Clip, Encoder, ProjectedVision, causal_over_valid, sinusoidal
+from .transformer_ef_vla import AttentionPooling, Clip, Encoder, ProjectedVision, causal, sinusoidal
 
 MAX_SCALE = 100.0
 
@@ -243,5 +243,7 @@ class EfVlaModel(PreTrainedModel):
         return torch.cat(parts, dim=-1)
 
     def _trunk(self, tokens: Tensor, timestep_mask: Tensor) -> Tensor:
+        """Causal over valid steps; a padded step sees itself, too, so that it is finite."""
+        itself = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
         x = self.trunk_dropout(tokens + sinusoidal(*tokens.shape[1:], like=tokens))
-        return self.trunk_norm(self.trunk(x, mask=causal_over_valid(timestep_mask)))
+        return self.trunk_norm(self.trunk(x, mask=causal(timestep_mask) | itself))

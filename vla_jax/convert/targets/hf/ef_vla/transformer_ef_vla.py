@@ -27,11 +27,10 @@ def sinusoidal(length: int, width: int, like: Tensor) -> Tensor:
     return torch.from_numpy(np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, width)).to(like)
 
 
-def causal_over_valid(valid: Tensor) -> Tensor:
-    """bool [b, t] to [b, t, t], True = may attend: causal over valid positions; each may see itself."""
+def causal(valid: Tensor) -> Tensor:
+    """bool [b, t] to [b, t, t], True = may attend: to valid positions up to one's own."""
     length = valid.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=valid.device).tril()
-    return (causal & valid[:, None]) | torch.eye(length, dtype=torch.bool, device=valid.device)
+    return torch.ones(length, length, dtype=torch.bool, device=valid.device).tril() & valid[:, None]
 
 
 class Attention(nn.Module):
@@ -121,7 +120,7 @@ class TextTransformer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config["width"], eps=config["epsilon"])
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        return self.final_layer_norm(self.encoder(self.embeddings(ids), mask=causal_over_valid(mask)))
+        return self.final_layer_norm(self.encoder(self.embeddings(ids), mask=causal(mask)))
 
 
 class VisionEmbeddings(nn.Module):

@@ -1,0 +1,158 @@
+"""Exports a run's (or a parameter folder's) policy as a PyTorch folder that proves itself.
+
+What is written is loaded in torch and compared with the policy here, stage by stage; on a mismatch nothing is left.
+"""
+
+import argparse
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from rich.console import Console
+
+from data_pipelines.normalization import normalizer
+from data_pipelines.transforms.resize import Resize
+from vla_jax import config as configuration
+from vla_jax.convert.targets import hf
+from vla_jax.parameters import Structure, abstract, matching
+from vla_jax.trained_policy import TrainedPolicy, load_policy
+from vla_jax.types import InputError, Observation
+
+HELP = "a PyTorch folder with parity.json; writes nothing on a mismatch"
+TARGETS = ("hf",)
+BAR = 1e-5
+INSTRUCTION = "put the spoon in the pot"
+STATISTICS = ("mean", "std", "min", "max", "q01", "q99", "mask")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN_OR_PARAMS")
+    parser.add_argument("--step", type=int, help="of a run; default: its newest")
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="ema: where the run keeps one")
+    parser.add_argument("--to", choices=TARGETS, default="hf", help="who reads the folder")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+
+
+def run(options: argparse.Namespace) -> int:
+    jax.config.update("jax_platforms", "cpu")
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    try:
+        from vla_jax.convert import parity  # torch, which nothing else here needs
+    except ImportError as error:
+        raise InputError(f"export needs PyTorch ({error}): pip install -r requirements-export.txt") from error
+    console = Console(stderr=True)
+    with console.status("reading the checkpoint") as status, hf.new_folder(options.out) as folder:
+        policy = load_policy(options.checkpoint, step=options.step, weights=options.weights)
+        structure = abstract(lambda: policy.config.policy.build(nnx.Rngs(0)))
+        export = _export(policy, _checked_parameters(policy, structure))
+        _check_statistics(policy)
+        status.update("writing the folder")
+        hf.write(folder, export)
+        status.update("comparing torch with JAX")
+        report = parity.compare(
+            folder,
+            _stages(structure, export.parameters),
+            parity.random_observations(export.requirements, policy.tokenizer.vocab_size),
+            _predictions(policy),
+            bar=BAR,
+        )
+        hf.write_report(folder, export, report)
+    print(
+        f"{options.out}: {len(report['sha256'])} tensors; over {report['inputs']} inputs torch and JAX differ by at "
+        f"most {report['max_relative_error']:.1e} of the largest value"
+    )
+    return 0
+
+
+def _export(policy: TrainedPolicy, parameters: dict[str, np.ndarray]) -> hf.Export:
+    config, stored = policy.config, policy.stored
+    source = {"Run": config.name, "Datasets": ", ".join(f"`{dataset}`" for dataset in sorted(policy.statistics))}
+    if stored.step is not None:
+        source["Step"] = f"{stored.step} of {config.num_steps}, batches of {config.batch_size}"
+        source["Weights"] = "moving average (EMA)" if stored.weights == "ema" else "raw, no moving average"
+    return hf.Export(
+        policy=type(config.policy).__module__.rpartition(".")[2],
+        settings=configuration.to_json(config.policy),
+        requirements=config.policy.data_requirements(),
+        parameters=parameters,
+        parts={part.prefix: part.family for part in config.policy.pretrained_parts()},
+        frozen=matching(parameters, config.policy.frozen_paths()),
+        statistics=policy.statistics,
+        save_tokenizer=policy.tokenizer.save,
+        source=source,
+    )
+
+
+def _checked_parameters(policy: TrainedPolicy, structure: Structure) -> dict[str, np.ndarray]:
+    """In float32, which widens bfloat16 exactly."""
+    folder, found, shapes = policy.stored.folder, policy.stored.parameters, structure.shapes()
+    for cause, names in (
+        ("are missing", shapes.keys() - found.keys()),
+        ("have no place in its config.json", found.keys() - shapes.keys()),
+        ("have another shape than by its config.json", {p for p in shapes if found[p].shape != shapes[p].shape}),
+    ):
+        if names:
+            raise InputError(f"{folder}: {len(names)} parameters {cause}: {sorted(names)[:5]}")
+    parameters = {path: np.asarray(array).astype(np.float32, copy=False) for path, array in found.items()}
+    if damaged := sorted(path for path, array in parameters.items() if not np.isfinite(array).all()):
+        raise InputError(f"{folder}: {damaged[:5]} hold values that are not finite; take an earlier --step")
+    return parameters
+
+
+def _check_statistics(policy: TrainedPolicy) -> None:
+    file = policy.stored.folder / "dataset_statistics.json"
+    if not isinstance(policy.statistics, dict) or not policy.statistics:
+        raise InputError(f"{file}: no dataset's statistics in it; without them actions have no unit")
+    for dataset, tree in policy.statistics.items():
+        for kind in ("action", "proprio"):
+            present = tree.get(kind, {}) if isinstance(tree, dict) else {}
+            if missing := [name for name in STATISTICS if name not in present]:
+                raise InputError(f"{file}: {dataset}.{kind} has no {missing}; without them actions have no unit")
+            _normalizer(policy, kind, dataset)
+
+
+def _stages(structure: Structure, parameters: dict[str, np.ndarray]) -> Callable[[Observation], dict[str, jax.Array]]:
+    compiled = jax.jit(lambda parameters, observation: structure.merge(parameters).stages(observation))
+    on_device = jax.device_put(parameters)
+    return lambda observation: compiled(on_device, observation)
+
+
+def _predictions(policy: TrainedPolicy) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """One fixed observation for each dataset, all the way from pictures and words to actions in real units."""
+    generator = np.random.default_rng(0)
+    cameras = policy.config.policy.data_requirements().cameras
+    images = {camera.slot: generator.integers(0, 256, (48, 64, 3), np.uint8) for camera in cameras}
+    for dataset in sorted(policy.statistics):
+        statistics = policy.statistics[dataset]["proprio"]
+        proprio = np.asarray(statistics["mean"], np.float32) + 0.5 * np.asarray(statistics["std"], np.float32)
+        chunk = policy.act_unnormalized(_observation(policy, images, proprio, dataset), dataset)[0]
+        arguments = {"images": images, "proprio": proprio, "instruction": INSTRUCTION, "unnorm_key": dataset}
+        yield arguments, chunk
+
+
+def _observation(
+    policy: TrainedPolicy, images: dict[str, np.ndarray], proprio: np.ndarray, dataset: str
+) -> Observation:
+    """As a robot sees it, made ready by our own data pipeline."""
+    cameras = policy.config.policy.data_requirements().cameras
+    pictures = {camera.slot: Resize(camera.height, camera.width)(images[camera.slot]) for camera in cameras}
+    tokens, mask = policy.tokenizer([INSTRUCTION])
+    return Observation(
+        images={slot: picture[None, None] for slot, picture in pictures.items()},
+        image_masks={slot: np.ones((1, 1), bool) for slot in pictures},
+        proprio=_normalizer(policy, "proprio", dataset)(proprio)[None, None],
+        timestep_mask=np.ones((1, 1), bool),
+        instruction_tokens=tokens,
+        instruction_mask=mask,
+    )
+
+
+def _normalizer(policy: TrainedPolicy, kind: str, dataset: str):
+    space = policy.config.action_space
+    dimensions = space.dimensions if kind == "action" else space.proprio
+    where = f"{policy.stored.folder / 'dataset_statistics.json'}: {dataset}.{kind}"
+    return normalizer(space.normalization, policy.statistics[dataset][kind], dimensions, where)

@@ -1,0 +1,148 @@
+"""The Hugging Face folder of a policy: config, weights, code, tokenizer, processor, statistics, model card.
+
+`hf/POLICY/*.py` is copied as it stands; `families/POLICY.py` names the tensors. A part with a table of its own
+(CLIP) lies in the module of its prefix under that table's names.
+"""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla_jax.convert.save import disk_arrays, save
+from vla_jax.convert.targets import model_card
+from vla_jax.run_directory import write_manifest
+from vla_jax.types import DataRequirements, InputError
+
+TEMPLATES = Path(__file__).with_suffix("")
+NOT_EXPORTED = ("type", "remat", "schema_version")
+"""Keys of the training configuration that mean nothing in PyTorch; those that end in `_weights` are local paths."""
+RESIZE = {"library": "Pillow", "resample": "bicubic", "antialias": True, "keep_aspect_ratio": False}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export:
+    policy: str
+    """The policy's file in `vla_jax/policies`."""
+    settings: dict[str, Any]
+    """Its configuration as JSON."""
+    requirements: DataRequirements
+    parameters: Mapping[str, np.ndarray]
+    """All of them, by path."""
+    parts: Mapping[str, str]
+    """Prefix -> family, of the parts that have a table of their own."""
+    frozen: frozenset[str]
+    """Paths that were not trained."""
+    statistics: dict[str, Any]
+    save_tokenizer: Callable[[Path], None]
+    source: dict[str, str]
+    """For the model card: where the weights come from, by name."""
+
+    @property
+    def class_name(self) -> str:
+        return "".join(word.capitalize() for word in self.policy.split("_"))
+
+    def templates(self) -> list[Path]:
+        files = sorted((TEMPLATES / self.policy).glob("*.py"))
+        if not files:
+            known = sorted(folder.name for folder in TEMPLATES.iterdir() if folder.is_dir())
+            raise InputError(f"--to hf: no PyTorch code for policy {self.policy!r}; there is for {known}")
+        return files
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its name, sealed by a manifest, only if nothing is raised."""
+    if out.exists() or out.is_symlink():
+        raise InputError(f"--out {out}: exists; exports never overwrite. Name another folder or remove this one")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error})") from error
+    try:
+        yield temporary
+        write_manifest(temporary)
+        temporary.chmod(0o755)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write(folder: Path, export: Export) -> None:
+    """Everything but what needs the comparison: parity.json and the model card."""
+    for template in export.templates():
+        shutil.copyfile(template, folder / template.name)
+    save(folder, tensors(export, export.parameters))
+    export.save_tokenizer(folder)
+    _write_json(folder / "config.json", _config(export))
+    _write_json(folder / "preprocessor_config.json", _processor(export))
+    _write_json(folder / "dataset_statistics.json", export.statistics)
+
+
+def write_report(folder: Path, export: Export, parity: dict[str, Any]) -> None:
+    _write_json(folder / "parity.json", parity)
+    (folder / "README.md").write_text(model_card.text(export, parity), encoding="utf-8")
+
+
+def tensors(export: Export, parameters: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and tensor of every parameter, in the export's layout."""
+    own = dict(parameters)
+    for prefix, family in export.parts.items():
+        part = {path: own.pop(path) for path in parameters if path.startswith(f"{prefix}/")}
+        yield from disk_arrays(family, part, prefix=prefix, disk_prefix=f"{prefix}.")
+    yield from disk_arrays(export.policy, own)
+
+
+def _config(export: Export) -> dict[str, Any]:
+    name, cls = export.policy, export.class_name
+    return {
+        "architectures": [f"{cls}Model"],
+        "auto_map": {
+            "AutoConfig": f"configuration_{name}.{cls}Config",
+            "AutoModel": f"modeling_{name}.{cls}Model",
+            "AutoProcessor": f"processing_{name}.{cls}Processor",
+        },
+        "model_type": name,
+        "dtype": "float32",
+        "frozen": _frozen_prefixes(export),
+        **_cleaned(export.settings),
+    }
+
+
+def _processor(export: Export) -> dict[str, Any]:
+    cameras = export.requirements.cameras
+    return {
+        "auto_map": {"AutoProcessor": f"processing_{export.policy}.{export.class_name}Processor"},
+        "resize": RESIZE,
+        "size": {camera.slot: {"height": camera.height, "width": camera.width} for camera in cameras},
+    }
+
+
+def _frozen_prefixes(export: Export) -> list[str]:
+    """Modules frozen as a whole, and single frozen tensors of the others."""
+    flags = {path: np.broadcast_to(path in export.frozen, array.shape) for path, array in export.parameters.items()}
+    frozen = {name: bool(flag.all()) for name, flag in tensors(export, flags)}
+    modules = {name.partition(".")[0] for name in frozen}
+    whole = {
+        module for module in modules if all(flag for name, flag in frozen.items() if name.startswith(f"{module}."))
+    }
+    single = [name for name, flag in frozen.items() if flag and name.partition(".")[0] not in whole]
+    return sorted(f"{module}." for module in whole) + sorted(single)
+
+
+def _cleaned(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        kept = {key: value for key, value in tree.items() if key not in NOT_EXPORTED and not key.endswith("_weights")}
+        return {key: _cleaned(value) for key, value in kept.items()}
+    return [_cleaned(item) for item in tree] if isinstance(tree, list) else tree
+
+
+def _write_json(path: Path, tree: Any) -> None:
+    path.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n", encoding="utf-8")

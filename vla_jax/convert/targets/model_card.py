@@ -1,0 +1,123 @@
+"""README.md of an exported folder: what it is, what goes in and comes out, how to load and fine-tune it."""
+
+from typing import TYPE_CHECKING, Any
+
+from vla_jax.types import Dimension
+
+if TYPE_CHECKING:
+    from vla_jax.convert.targets.hf import Export
+
+FORMS = {
+    "relative_pose": (
+        "Entry j of a chunk is the pose commanded for j steps ahead, in the frame of the gripper at the step at which "
+        "the chunk is predicted: translation, then the first two ROWS of the rotation matrix, then gripper openness "
+        "(1 open, 0 closed, absolute). `model.processor.absolute_poses(chunk, proprio)` gives poses in the base frame. "
+        "Proprio has the same layout, absolute, in the robot's base frame."
+    ),
+}
+
+TEMPLATE = """\
+---
+library_name: transformers
+pipeline_tag: robotics
+tags: [robotics, vision-language-action, {policy}]
+license: other
+---
+
+# {policy}
+
+A vision-language-action policy, pretrained in JAX with `vla_jax` and exported to PyTorch. This folder is all that is
+needed: torch, transformers, tokenizers, safetensors, Pillow and numpy run it; JAX does not take part.
+
+{source}
+
+## Load and predict
+
+```python
+import transformers
+
+model = transformers.AutoModel.from_pretrained("THIS_FOLDER", trust_remote_code=True)
+chunk = model.predict_action(
+    images={{{images}}},  # uint8 RGB [y, x, 3] or PIL, any size
+    proprio=proprio,  # [{proprio_width}], not normalised
+    instruction="put the spoon in the pot",{unnorm_key}
+)  # float32 [{horizon}, {action_width}], in the units below
+```
+
+`trust_remote_code=True` runs the Python files of this folder; read them first if you do not know where it comes from.
+A missing camera is left out of `images`. For history give lists of up to {window} pictures, oldest first, and as many
+rows of proprio. Pictures are resized by Pillow's bicubic filter with antialiasing, stretched to {size}.
+
+## Action and proprio
+
+{form}
+
+| action | unit | normalised |
+|---|---|---|
+{action}
+
+| proprio | unit | normalised |
+|---|---|---|
+{proprio}
+
+Normalisation: {normalization}, with `dataset_statistics.json`. `unnorm_key`: {keys}.
+
+## Fine-tune
+
+```python
+batch = model.processor(images, proprio, instruction{processor_key})
+output = model(**batch, action=action, action_mask=action_mask)  # action [b, w, h, a], normalised
+output.loss.backward()
+```
+
+`model.processor.normalize_action` normalises targets. Frozen in pretraining, and frozen when loaded: {frozen};
+`model.requires_grad_(True)` trains them too. Every projection is a plain `nn.Linear`: LoRA by
+`peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear", modules_to_save=["action_head"]))`.
+
+## Parity with JAX
+
+{inputs} random inputs with padded windows, padded text and missing cameras, float32: largest difference
+{error:.1e} of the largest value (`parity.json` has every stage and the sha256 of every tensor).
+`MANIFEST.json` has the sha256 of every file.
+
+## Licence and limits
+
+No licence was set when this folder was written: whoever publishes it must name one that fits the training data and,
+where pretrained encoders are inside, theirs. Success rates are not part of an export; actions are unfiltered network
+outputs: limit them before they reach a robot.
+"""
+
+
+def text(export: "Export", parity: dict[str, Any]) -> str:
+    requirements, keys = export.requirements, sorted(export.statistics)
+    space = requirements.action_space
+    several = len(keys) > 1
+    sizes = sorted({f"{camera.width} x {camera.height}" for camera in requirements.cameras})
+    prefixes = [name for name in export.parts if any(path.startswith(f"{name}/") for path in export.frozen)]
+    return TEMPLATE.format(
+        policy=export.policy,
+        source="\n".join(f"- {name}: {value}" for name, value in export.source.items()),
+        images=", ".join(f'"{camera.slot}": {camera.slot}_picture' for camera in requirements.cameras),
+        proprio_width=space.proprio_width,
+        unnorm_key=f'\n    unnorm_key="{keys[0]}",' if several else "",
+        processor_key=f', "{keys[0]}"' if several else "",
+        horizon=space.horizon,
+        action_width=space.action_width,
+        window=requirements.window,
+        size=" and ".join(sizes),
+        form=FORMS.get(space.form, f"Action space `{space.form}`."),
+        action=_rows(space.dimensions),
+        proprio=_rows(space.proprio),
+        normalization=space.normalization,
+        keys=", ".join(f"`{key}`" for key in keys) + (" (required: there are several)" if several else ""),
+        frozen=", ".join(f"`{prefix}`" for prefix in prefixes) or "nothing",
+        inputs=parity["inputs"],
+        error=parity["max_relative_error"],
+    )
+
+
+def _rows(dimensions: tuple[Dimension, ...]) -> str:
+    return "\n".join(
+        f"| {dimension.name} | {dimension.unit or '-'} | {'yes' if dimension.normalize else 'no'} |"
+        for dimension in dimensions
+    )
