@@ -1,6 +1,8 @@
 """Settings that must stand before JAX starts: CPU, eight host devices, a compilation cache between runs."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,6 +16,8 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_p
 import pytest
 from flax import nnx
 
+from tests.rlds_episodes import write_bridge
+
 nnx.set_graph_mode(False)
 nnx.set_graph_updates(False)
 
@@ -25,3 +29,26 @@ def shared_data() -> Path:
     if not (folder / "bridge_dataset" / "1.0.0").is_dir():
         pytest.skip(f"SKIPPED: no real BridgeData V2 sample at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def bridge_data(tmp_path_factory) -> Path:
+    """Generated data with BridgeData V2's feature tree, splits train and val: what `--data.root` names."""
+    root = tmp_path_factory.mktemp("data")
+    write_bridge(root, splits=("train", "val"))
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_run(bridge_data, tmp_path_factory) -> Path:
+    """A finished run of the tiny EF-VLA twin: six steps by train.py, with a moving average."""
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    options = ["--config", "configs/ef_vla_bridge.py:tiny", "--data.root", bridge_data, "--run-dir", run]
+    options += ["--num-steps", 6, "--checkpoint-every", 3, "--batch-size", 4]
+    subprocess.run([sys.executable, "train.py", *map(str, options)], cwd=ROOT, check=True, env=one_device())
+    return run
+
+
+def one_device() -> dict[str, str]:
+    """The environment of a command as a user starts it: no simulated devices."""
+    return {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}

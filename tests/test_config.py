@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,14 @@ from vla_jax import config as run_config
 from vla_jax import recipe
 from vla_jax.types import InputError
 
-RECIPES = ["configs/ef_vla_bridge.py" + variant for variant in ("", ":tiny", ":large", ":wo_clip_vision")]
+RECIPES = [
+    f"configs/{name}.py{variant}"
+    for name, variants in {
+        "ef_vla_bridge": ("", ":tiny", ":b16", ":b32", ":large", ":wo_clip_vision"),
+        "ef_vla_oxe": ("", ":tiny", ":large"),
+    }.items()
+    for variant in variants
+]
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +30,16 @@ def test_json_round_trip_is_exact(name, tmp_path):
     config = recipe.load(name)
     run_config.save(config, tmp_path / "config.json")
     assert run_config.load(tmp_path / "config.json") == config
+
+
+def test_every_recipe_file_is_listed_here():
+    files = {path.stem for path in Path("configs").glob("*.py")} - {"__init__"}
+    assert files == {name.split("/")[1].split(".")[0] for name in RECIPES}
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "tiny" not in name])
+def test_full_recipes_refuse_random_frozen_weights(name):
+    assert not recipe.load(name).allow_random_frozen
 
 
 @pytest.mark.parametrize(

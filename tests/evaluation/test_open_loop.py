@@ -1,0 +1,80 @@
+"""Open-loop evaluation: its numbers, its files, and what it refuses."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import jsonschema
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, one_device
+from vla_jax.evaluation.errors import ActionErrors
+from vla_jax.schemas import schema
+
+
+@pytest.fixture
+def errors():
+    generator = np.random.default_rng(0)
+    recorded = generator.normal(size=(6, 3, 2)).astype(np.float32)
+    mask = generator.random((6, 3, 2)) < 0.6
+    mask[:, 2, 1] = False
+    ids = np.stack([np.arange(6) // 3, np.arange(6) % 3], axis=1)
+    return ActionErrors(recorded + 0.5, np.where(mask, recorded, 99.0), mask, ids)
+
+
+def test_errors_count_recorded_targets_only(errors):
+    expected = np.full((3, 2), 0.5)
+    expected[2, 1] = 0.0
+    np.testing.assert_allclose(errors.mean_absolute(), expected, rtol=1e-6)
+    np.testing.assert_allclose(errors.root_mean_square(), expected, rtol=1e-6)
+    assert errors.count()[2, 1] == 0
+
+
+def test_a_constant_is_measured_like_a_policy(errors):
+    constant = np.array([0.1, -0.2], np.float32)
+    same = ActionErrors(np.broadcast_to(constant, errors.recorded.shape), errors.recorded, errors.mask, errors.ids)
+    np.testing.assert_allclose(errors.of_constant(constant), same.mean_absolute(), rtol=1e-6)
+
+
+def _eval(*options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "eval.py", *map(str, options)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=one_device())
+
+
+def test_a_run_is_evaluated_from_the_command_line(tiny_run, bridge_data, tmp_path):
+    dataset = bridge_data / "bridge_dataset" / "1.0.0"
+    result = _eval("--checkpoint", tiny_run, "--open-loop", dataset, "--out", tmp_path / "out", "--num-pictures", 2)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    jsonschema.validate(summary, schema("open_loop_summary"))
+    assert (summary["split"], summary["step"], summary["weights"]) == ("val", 6, "ema")
+    assert (summary["episodes"], summary["windows"]) == (3, 21)
+    assert np.shape(summary["mean_absolute_error"]) == (4, 10)
+    rows = list(csv.DictReader((tmp_path / "out" / "errors.csv").open()))
+    assert len(rows) == 40
+    assert float(rows[0]["mean_absolute_error"]) == pytest.approx(summary["mean_absolute_error"][0][0], rel=1e-4)
+    pictures = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
+    assert pictures == ["episode_0.png", "episode_1.png", "errors.png"]
+    assert "dx" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--checkpoint": "nowhere"}, "neither a run"),
+        ({"--step": 4}, "no committed checkpoint of step 4"),
+        ({"--open-loop": "nowhere"}, "no such dataset directory"),
+        ({"--split": "test"}, "no split 'test'"),
+        ({"--out": "."}, "never overwritten"),
+    ],
+)
+def test_bad_input_gives_one_message_and_writes_nothing(tiny_run, bridge_data, tmp_path, change, message):
+    options = {"--checkpoint": tiny_run, "--open-loop": bridge_data / "bridge_dataset" / "1.0.0"}
+    options |= {"--out": tmp_path / "out"} | change
+    result = _eval(*(part for option in options.items() for part in option))
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
