@@ -14,6 +14,9 @@ import numpy as np
 from data_pipelines.config import DataConfig
 from data_pipelines.source import Source
 
+FEW_WINDOWS = 4096
+FOR_EVER = 1 << 48
+
 
 class Draw(enum.IntEnum):
     """What a random number is for: each use has its own stream."""
@@ -33,10 +36,7 @@ class Mixture:
 
     @functools.cached_property
     def _order(self) -> grain.MapDataset:
-        parts = [
-            grain.MapDataset.range(size).shuffle(seed=self._order_seed(number)).repeat()
-            for number, size in enumerate(self.sizes)
-        ]
+        parts = [_shuffled(size, self._order_seed(number)) for number, size in enumerate(self.sizes)]
         tagged = [part.map(_Tag(number)) for number, part in enumerate(parts)]
         return grain.MapDataset.mix(tagged, weights=self.weights) if len(tagged) > 1 else tagged[0]
 
@@ -53,6 +53,33 @@ class Mixture:
 
     def _order_seed(self, number: int) -> int:
         return int(np.random.SeedSequence((self.seed, Draw.ORDER, number)).generate_state(1)[0])
+
+
+def _shuffled(size: int, seed: int) -> grain.MapDataset:
+    """0..size-1 in an order that is new every epoch, for ever."""
+    if size < FEW_WINDOWS:
+        return grain.MapDataset.source(_Permutations(size, seed))
+    return grain.MapDataset.range(size).shuffle(seed=seed).repeat()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Permutations:
+    """Grain's shuffle walks cycles of a permutation of 2^16 numbers: milliseconds a sample where there are few."""
+
+    size: int
+    seed: int
+
+    def __len__(self) -> int:
+        return FOR_EVER
+
+    def __getitem__(self, sample: int) -> int:
+        epoch, place = divmod(int(sample), self.size)
+        return int(_permutation(self.size, self.seed, epoch)[place])
+
+
+@functools.lru_cache(maxsize=64)
+def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(size)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 import pytest
-from rlds_episodes import write_bridge, write_fractal
+
+from tests.rlds_episodes import write_bridge, write_fractal
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import struct
 
 import pytest
 from pipeline_setup import open_generated
-from rlds_episodes import write_bridge
 
 from data_pipelines.index.tfrecord import masked_crc
+from tests.rlds_episodes import write_bridge
 from vla_jax.types import InputError
 
 

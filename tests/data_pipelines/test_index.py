@@ -5,11 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-from rlds_episodes import BRIDGE_CAMERAS, FRACTAL, bridge_episode, fractal_episode, write_bridge, write_fractal
 
 from data_pipelines.index.dataset_directory import read_directory
 from data_pipelines.index.shard_reader import read_range
 from data_pipelines.index.sidecar import open_index
+from tests.rlds_episodes import BRIDGE_CAMERAS, FRACTAL, bridge_episode, fractal_episode, write_bridge, write_fractal
 from vla_jax.types import InputError
 
 

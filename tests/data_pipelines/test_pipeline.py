@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 from pipeline_setup import BOTH, open_generated, requirements, text_of
-from rlds_episodes import colour_of, write_bridge, write_fractal
 from scipy.spatial.transform import Rotation
 
 from data_pipelines.action_spaces import relative_pose
 from data_pipelines.config import CropConfig
+from tests.rlds_episodes import colour_of, write_bridge, write_fractal
 from vla_jax.types import InputError
 
 CAMERAS = ("primary", "secondary")
@@ -212,7 +212,7 @@ def test_languages_are_drawn_evenly_from_the_keys_that_are_given(tmp_path, monke
         dataset = find(name)
         return dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, languages=languages))
 
-    import rlds_episodes
+    from tests import rlds_episodes
 
     monkeypatch.setattr(source, "find_dataset", with_more)
     extra = {f"steps/{key}": rlds_episodes.TEXT for key in languages[1:]}

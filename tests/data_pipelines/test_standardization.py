@@ -3,11 +3,11 @@
 import json
 
 import numpy as np
-from rlds_episodes import BRIDGE, FRACTAL, bridge_episode, fractal_episode
 from scipy.spatial.transform import Rotation
 
 from data_pipelines.conventions.gripper import binarize, integrate_closing
 from data_pipelines.discovery import find_dataset, source_digest
+from tests.rlds_episodes import BRIDGE, FRACTAL, bridge_episode, fractal_episode
 
 
 def raw(spec, episode):

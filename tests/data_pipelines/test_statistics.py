@@ -7,12 +7,12 @@ import jsonschema
 import numpy as np
 import pytest
 from pipeline_setup import BOTH, open_generated, requirements
-from rlds_episodes import write_bridge
 
 from data_pipelines import pipeline as pipeline_module
 from data_pipelines.action_spaces import relative_pose
 from data_pipelines.statistics import RELATIVE_ERROR, Summary
 from data_pipelines.transforms import decode
+from tests.rlds_episodes import write_bridge
 from vla_jax.schemas import schema
 
 
