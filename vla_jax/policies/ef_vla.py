@@ -54,13 +54,15 @@ class TrunkConfig:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EfVlaConfig(PolicyConfig):
     clip: ClipConfig
-    """Frozen. Without a vision half, `scratch_vision` takes its place."""
+    """Without a vision half, `scratch_vision` takes its place."""
+    train_clip: bool = False
+    """False: CLIP is frozen, as in the paper."""
     scratch_vision: ProjectedVitConfig | None = None
     """A vision encoder trained from scratch, in place of CLIP's."""
     last_attention: LastAttention = "qk"
     """How CLIP's last block attends for X_attn; `qq` is the original ClearCLIP's."""
     clip_weights: str | None = None
-    """A local Hugging Face folder of the CLIP model; the frozen parameters are read from it."""
+    """A local Hugging Face folder of the CLIP model; its parameters are read from there."""
     cameras: tuple[str, ...] = ("primary", "wrist")
     window: int = 12
     text_length: int = 16
@@ -109,14 +111,14 @@ class EfVlaConfig(PolicyConfig):
         )
 
     def frozen_paths(self) -> tuple[str, ...]:
-        return ("clip/.*",)
+        return () if self.train_clip else ("clip/.*",)
 
     def pretrained_parts(self) -> tuple[PretrainedPart, ...]:
         part = PretrainedPart(
             prefix="clip",
             family="clip",
             path=self.clip_weights,
-            frozen=True,
+            frozen=not self.train_clip,
             settings=self.clip.settings(),
             reads_text=True,
         )
