@@ -31,6 +31,8 @@ COLUMNS = {
     ),
     "target_gripper": Column((), "float32", "the absolute openness that the action at this step commands, 0..1"),
     "target_valid": Column((), "bool", "False where there is no target: the last step when targets are next poses"),
-    "finite": Column((), "bool", "False where a raw number of this step, or one derived from it, is NaN or infinite"),
+    "finite": Column((), "bool", "False where a number above, or one that it was made from, is NaN or infinite"),
+    "raw_finite": Column((), "bool", "False where a raw number of this very step is NaN or infinite"),
 }
-"""`finite` is written by the table, never by a dataset."""
+WRITTEN_BY_TABLE = ("finite", "raw_finite")
+"""Never given by a dataset."""

@@ -27,8 +27,6 @@ from data_pipelines.transforms.resize import Box, Resize
 from data_pipelines.transforms.window import Window
 from vla_jax.types import CameraRequirement, DataRequirements, InputError
 
-SMALL_SPLIT_BYTES = 1 << 28
-"""Splits below it are indexed in this process: starting others takes longer."""
 PICTURE = "camera "
 """How the reason of a damaged picture begins."""
 
@@ -80,11 +78,13 @@ class Source:
 
     def check_numbers(self, rows: np.ndarray) -> None:
         """BadRecordError where a number that the window or its targets rest on is not finite."""
-        end = rows[-1] + self.requirements.action_space.horizon
-        _, last = self.trajectories.bounds(rows[-1:])
-        used = self.columns["finite"][rows[0] : min(end, int(last[0]) + 1)]
+        first, (_, last) = int(rows[0]), self.trajectories.bounds(rows[-1:])
+        end = min(int(rows[-1]) + self.requirements.action_space.horizon, int(last[0]) + 1)
+        used = self.columns["finite"][first:end]
         if not used.all():
-            row = int(rows[0] + np.argmin(used))
+            row = first + int(np.argmin(used))
+            raw = self.table.columns["raw_finite"][row : int(last[0]) + 1]
+            row += int(np.argmin(raw)) if not raw.all() else 0  # a target made from a later step is that step's fault
             raise BadRecordError(row, self.record_offset(row), "a number of its state or action is not finite")
 
     def read_images(
@@ -172,8 +172,7 @@ def open_source(
     slots = [camera.slot for camera in requirements.cameras]
     if slots and not any(slot in dataset.spec.cameras for slot in slots):
         raise InputError(f"dataset {directory.name}: no camera of {slots}; it has {sorted(dataset.spec.cameras)}")
-    num_bytes = sum(shard.path.stat().st_size for shard in directory.shards(split) if shard.path.is_file())
-    index = open_index(directory, split, cache, jobs=jobs if num_bytes > SMALL_SPLIT_BYTES else 1)
+    index = open_index(directory, split, cache, jobs=jobs)
     table = open_table(dataset, index, cache)
     if missing := [key for key in form.REQUIRED if key not in table.columns]:
         raise InputError(

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from data_pipelines.cache import load_array, new_folder
 from data_pipelines.discovery import Dataset, source_digest
 from data_pipelines.index.shard_index import STEPS
 from data_pipelines.index.sidecar import Index, split_cache
-from data_pipelines.schema import COLUMNS, Trajectory
+from data_pipelines.schema import COLUMNS, WRITTEN_BY_TABLE, Trajectory
 from vla_jax.types import InputError
 
 LOG = logging.getLogger(__name__)
@@ -76,15 +77,18 @@ def _standardize(dataset: Dataset, raw: Trajectory, where: str) -> Trajectory:
     length = len(next(iter(raw.values())))
     with np.errstate(invalid="ignore"):
         given = dataset.standardize(raw)
-    trajectory, finite = {}, np.ones(length, bool)
+    trajectory, raw_finite = {}, _finite(raw.values(), length)
     for key, column in given.items():
         expected = COLUMNS.get(key)
-        if expected is None or key == "finite" or np.shape(column) != (length, *expected.shape):
+        if expected is None or key in WRITTEN_BY_TABLE or np.shape(column) != (length, *expected.shape):
             raise InputError(
                 f"datasets/{dataset.spec.name}.py: standardize gave {key!r} of shape {np.shape(column)} for {where} "
                 f"of {length} steps; schema.py has {sorted(COLUMNS)}"
             )
         trajectory[key] = np.asarray(column, expected.dtype)
-    for column in (*raw.values(), *trajectory.values()):
-        finite &= np.isfinite(column).reshape(length, -1).all(1)
-    return trajectory | {"finite": finite}
+    finite = raw_finite & _finite(trajectory.values(), length)
+    return trajectory | {"finite": finite, "raw_finite": raw_finite}
+
+
+def _finite(columns: Iterable[np.ndarray], length: int) -> np.ndarray:
+    return np.all([np.isfinite(column).reshape(length, -1).all(1) for column in columns], axis=0)

@@ -33,6 +33,8 @@ from data_pipelines.index.tfrecord import file_digest
 from vla_jax.types import InputError
 
 SCHEMA_VERSION = 1
+SMALL_SPLIT_BYTES = 1 << 28
+"""Splits below it are indexed in this process: starting others takes longer."""
 LOG = logging.getLogger(__name__)
 
 
@@ -236,7 +238,8 @@ def _index_shards(shards: tuple[Shard, ...], directory: DatasetDirectory, split:
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(console=console, disable=not console.is_terminal))
         work = functools.partial(index_shard, features=directory.features)
-        if jobs > 1 and len(shards) > 1:
+        num_bytes = sum(shard.path.stat().st_size for shard in shards if shard.path.is_file())
+        if min(jobs, len(shards)) > 1 and num_bytes > SMALL_SPLIT_BYTES:
             workers = ProcessPoolExecutor(min(jobs, len(shards)), mp_context=get_context("spawn"))
             results = stack.enter_context(workers).map(work, shards)
         else:

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from data_pipelines.index import sidecar
 from data_pipelines.index.dataset_directory import read_directory
 from data_pipelines.index.shard_reader import read_range
 from data_pipelines.index.sidecar import open_index
@@ -72,10 +73,19 @@ def test_indexing_twice_reads_nothing_again_and_gives_the_same_bytes(tmp_path):
     times = {path: path.stat().st_mtime_ns for path in first.folder.iterdir()}
     again = open_split(folder, tmp_path / "cache")
     assert {path: path.stat().st_mtime_ns for path in again.folder.iterdir()} == times
-    elsewhere = open_split(folder, tmp_path / "other", jobs=2)
-    assert elsewhere.digest == first.digest
-    for path in first.folder.iterdir():
-        assert (elsewhere.folder / path.name).read_bytes() == path.read_bytes()
+
+
+def test_several_processes_write_the_same_bytes_and_pass_errors_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(sidecar, "SMALL_SPLIT_BYTES", 0)
+    folder = write_bridge(tmp_path)
+    one, two = open_split(folder, tmp_path / "one"), open_split(folder, tmp_path / "two", jobs=2)
+    assert two.digest == one.digest
+    for path in one.folder.iterdir():
+        assert (two.folder / path.name).read_bytes() == path.read_bytes()
+    last = sorted(folder.glob("*.tfrecord-*"))[-1]
+    last.write_bytes(last.read_bytes()[:-3])
+    with pytest.raises(InputError, match=r"00001-of-00002.*truncated"):
+        open_split(folder, tmp_path / "three", jobs=2)
 
 
 def test_changed_shards_are_indexed_again_even_at_the_same_size(tmp_path):
