@@ -25,6 +25,7 @@ from vla_jax.types import InputError, Observation
 HELP = "a PyTorch folder with parity.json; writes nothing on a mismatch"
 TARGETS = ("hf",)
 BAR = 1e-5
+"""Of a stage's largest value. Measured: 1e-6 for the tiny twin, 1.5e-6 for CLIP B/32 with the sharpest temperature."""
 INSTRUCTION = "put the spoon in the pot"
 STATISTICS = ("mean", "std", "min", "max", "q01", "q99", "mask")
 

@@ -167,6 +167,7 @@ def _loaded(folder: Path) -> Iterator[Any]:
     writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     sys.modules[package] = importlib.util.module_from_spec(spec)
     transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
     try:
         model_class = getattr(importlib.import_module(f"{package}.{module}"), cls)
         try:

@@ -111,7 +111,8 @@ class EfVlaModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """As transformers', but a missing, unexpected or mis-shaped tensor is an error, never random weights."""
-        model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+        strict = kwargs | {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, info = super().from_pretrained(path, *args, **strict)
         if wrong := {kind: sorted(map(str, names)) for kind, names in info.items() if names}:
             raise ValueError(f"{path}: the weights do not fit this model: {wrong}")
         model.processor = EfVlaProcessor.from_pretrained(path, **kwargs)
