@@ -8,37 +8,14 @@ import jax
 import jsonschema
 import numpy as np
 import pytest
-from toy import ToyPipeline, toy_config
 
+from tests.toy import StopAfter, ToyPipeline, series, toy_config
+from tests.toy import train_toy as train
 from vla_jax.parameter_store import load_parameters
 from vla_jax.run_directory import RunDirectory
 from vla_jax.schemas import schema
-from vla_jax.training.loop import NonFiniteError, Training
+from vla_jax.training.loop import NonFiniteError
 from vla_jax.training.metrics import read_metrics
-from vla_jax.training.preemption import Preemption
-from vla_jax.training.program import build_program
-
-
-def train(config, folder, *, pipeline=None, preemption=None, given=dict, devices=1):
-    program = build_program(config, config.mesh.build(jax.devices()[:devices]))
-    pipeline = pipeline or ToyPipeline(config.seed, config.batch_size)
-    folder.mkdir(parents=True, exist_ok=True)
-    return Training(program, RunDirectory(folder), pipeline, preemption or Preemption()).run(given)
-
-
-class StopAfter(Preemption):
-    """A preemption that arrives after so many steps."""
-
-    def __init__(self, step):
-        super().__init__()
-        self.step = step
-
-    def requested(self, step):
-        return step == self.step
-
-
-def series(folder, *names):
-    return [tuple(line[name] for name in names) for line in read_metrics(folder / "metrics.jsonl")]
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec
-from toy import ToyConfig, ToyPipeline, toy_config
 
+from tests.toy import ToyConfig, ToyPipeline, toy_config
 from vla_jax import sharding
 from vla_jax.sharding import MeshConfig
 from vla_jax.training.program import build_program, moving_average

@@ -54,10 +54,8 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         if _is_first():
-            run.checkpoints.mkdir(parents=True, exist_ok=True)
-            for leftover in run.checkpoints.glob("*.tmp*"):
-                log.warning("%s: left behind by an interrupted save; removed", leftover)
-                shutil.rmtree(leftover)
+            _require_writable(run.checkpoints)
+            self._remove_leftovers()
 
     # ---- saving
 
@@ -105,6 +103,7 @@ class Checkpoints:
             if self._checkpointer is not None:
                 self._checkpointer.close()
                 self._checkpointer = None
+                self._remove_leftovers()
 
     def _finish(self, step: int, temporary: Path, documents: dict[str, Any]) -> None:
         try:
@@ -131,6 +130,11 @@ class Checkpoints:
     def _remove_old(self) -> None:
         for step in self._run.committed_steps()[: -self._keep]:
             shutil.rmtree(self._run.step(step))
+
+    def _remove_leftovers(self) -> None:
+        for leftover in self._run.checkpoints.glob("*.tmp*") if _is_first() else ():
+            log.warning("%s: left behind by an interrupted save; removed", leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
 
     # ---- restoring
 
@@ -160,7 +164,7 @@ class Checkpoints:
                 log.error("%s is kept as %s", folder, _set_aside(folder))
                 continue
             return step
-        if damaged := sorted(folder.name for folder in folders if ".damaged" in folder.name):
+        if damaged := sorted(folder.name for folder in self._run.checkpoints.glob("*.damaged*")):
             raise InputError(
                 f"{self._run.checkpoints}: every checkpoint is damaged ({', '.join(damaged)}); restore one from a "
                 "backup, or start again in another --run-dir"
@@ -238,6 +242,16 @@ def _refuse_later_version(folder: Path) -> None:
             f"{folder / MANIFEST}: schema_version {version}, this version reads {MANIFEST_VERSION}; "
             "the checkpoint was written by a later version: use that one"
         )
+
+
+def _require_writable(folder: Path) -> None:
+    probe = folder / "probe.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.mkdir(exist_ok=True)
+        probe.rmdir()
+    except OSError as error:
+        raise InputError(f"{folder}: checkpoints cannot be written there ({error}); give another --run-dir") from error
 
 
 def _set_aside(folder: Path) -> Path:

@@ -35,12 +35,10 @@ def step_line(step: int, metrics: dict[str, Any], rates: dict[str, float]) -> Li
         "loss_hex": float(metrics["loss"]).hex(),
         "batch_digest": batch_digest(metrics["sample_ids"]),
     } | rates
-    values = {name: metrics[name] for name in ("grad_norm", "learning_rate", "ema_norm") if name in metrics}
-    for name, value in (values | metrics["terms"]).items():
-        if name in line:
-            raise InputError(f"the policy's loss term {name!r} has the name of a metric; rename the term")
-        line[name] = float(value)
-    return line
+    line |= {name: float(metrics[name]) for name in ("grad_norm", "learning_rate", "ema_norm") if name in metrics}
+    if taken := sorted(line.keys() & metrics["terms"].keys()):
+        raise InputError(f"the policy's loss term {taken[0]!r} has the name of a metric; rename the term")
+    return line | {name: float(value) for name, value in metrics["terms"].items()}
 
 
 def batch_digest(sample_ids: np.ndarray) -> str:

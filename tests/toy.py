@@ -1,4 +1,4 @@
-"""A small policy, a synthetic pipeline and a recipe: the protocols of the real ones, compiled in a second.
+"""A small policy, a synthetic pipeline and a run of them: the protocols of the real ones, compiled in a second.
 
 Axes: b batch, w window, y x pixels, h horizon, a action, p proprio, t text tokens, d width.
 """
@@ -16,8 +16,13 @@ from vla_jax.nn.block import BlockConfig
 from vla_jax.nn.linear import linear
 from vla_jax.nn.stack import Remat, StackConfig
 from vla_jax.policies.base import Policy, PolicyConfig, PretrainedPart
+from vla_jax.run_directory import RunDirectory
 from vla_jax.training.augmentation import ColorJitterConfig
+from vla_jax.training.loop import Training
+from vla_jax.training.metrics import read_metrics
 from vla_jax.training.optimizer import OptimizerConfig
+from vla_jax.training.preemption import Preemption
+from vla_jax.training.program import build_program
 from vla_jax.types import ActionSpace, Batch, CameraRequirement, DataRequirements, Dimension, Losses, Observation
 
 WINDOW, SIZE, TEXT, HORIZON, ACTION, PROPRIO = 3, 8, 4, 2, 2, 5
@@ -145,3 +150,24 @@ def toy_config(**changes) -> RunConfig:
         allow_random_frozen=True,
     )
     return dataclasses.replace(config, **changes)
+
+
+def train_toy(config, folder, *, pipeline=None, preemption=None, given=dict, devices=1) -> bool:
+    program = build_program(config, config.mesh.build(jax.devices()[:devices]))
+    pipeline = pipeline or ToyPipeline(config.seed, config.batch_size)
+    return Training(program, RunDirectory(folder), pipeline, preemption or Preemption()).run(given)
+
+
+class StopAfter(Preemption):
+    """A preemption that arrives after so many steps."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def requested(self, step):
+        return step == self.step
+
+
+def series(folder, *names) -> list[tuple]:
+    return [tuple(line[name] for name in names) for line in read_metrics(folder / "metrics.jsonl")]
