@@ -1,5 +1,6 @@
 """Bad records are replaced, listed once, counted; a resume replaces the same; too many stop the run."""
 
+import collections
 import json
 
 import jax
@@ -157,10 +158,14 @@ def test_a_picture_cut_after_indexing_is_a_bad_record(tmp_path):
 
 def test_more_bad_samples_than_allowed_stop_the_run(tmp_path):
     write_bridge(tmp_path, edit=truncated_picture)
-    pipeline = open_generated(tmp_path, max_bad_share=0.003, quarantine=tmp_path / "q.jsonl")
-    with pytest.raises(InputError, match=r"4 of \d+ samples had to be replaced, more than data.max_bad_share=0.003"):
-        read(pipeline, 60)
+    limit = {"max_bad_share": 0.003, "quarantine": tmp_path / "q.jsonl", "batch_size": 1}
+    message = r"of \d+ samples had to be replaced, more than data.max_bad_share=0.003"
+    pipeline = open_generated(tmp_path, **limit)
+    with pytest.raises(InputError, match=message):
+        collections.deque(map(pipeline.batch, range(200)), maxlen=0)
     assert pipeline.num_replaced == int(0.003 * FEWEST_SAMPLES) + 1
+    with pytest.raises(InputError, match=message):  # also from the threads that read ahead
+        read(open_generated(tmp_path, **limit), 200)
 
 
 def test_a_share_of_zero_tolerates_none(tmp_path):
