@@ -1,10 +1,10 @@
 """CPU milliseconds per picture of the data pipeline, as multiples of decoding alone, measured in one run.
 
-    python benchmarks/data_pipeline.py [--json FILE] [--episodes N] [--repeats N]
+    python -m benchmarks.data_pipeline [--json FILE] [--episodes N] [--repeats N]
 
-The data are generated: Bridge's features, pictures of 256 x 256 (smooth shapes with noise, JPEG quality 90, about 18
-kB, like the design study's). The floor decodes the same bytes with simplejpeg into one buffer, in one thread. CPU time is
-that of the whole process, all threads, so that other load on the machine matters little; repeats are interleaved.
+The data are generated: Bridge's features, pictures of 256 x 256 (smooth shapes with noise, JPEG quality 90, about
+18 kB, like the design study's). The floor decodes the same bytes with simplejpeg into one buffer, in one thread. CPU
+time is that of the whole process, all threads, so that other load on the machine matters little; repeats interleave.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import dataclasses
 import json
 import resource
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,8 +21,6 @@ import simplejpeg
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_pipelines.action_spaces import relative_pose
 from data_pipelines.config import CropConfig, DataConfig, MixtureEntry

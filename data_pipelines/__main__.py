@@ -19,6 +19,11 @@ from data_pipelines.statistics import open_statistics
 from data_pipelines.table import open_table
 from vla_jax.types import ActionSpace, InputError
 
+RECIPE_HELP = (
+    "configs/NAME.py[:VARIANT]: statistics in this recipe's action space; "
+    "without it, of the standardised data: relative poses one step ahead"
+)
+
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
@@ -45,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
             "--cache", type=Path, default=home, help="where index, tables and statistics lie (%(default)s)"
         )
         sub.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (%(default)s)")
-    sub.add_argument("--config", help="configs/NAME.py[:VARIANT]: statistics in the action space of this recipe")
+    sub.add_argument("--config", help=RECIPE_HELP)
     sub.add_argument("--split", default="train")
     sub.add_argument("--json", type=Path, help="also write dataset_statistics.json here")
     return parser
@@ -84,6 +89,8 @@ def _recipe_space(name: str) -> ActionSpace:
     if not Path(path).is_file():
         raise InputError(f"--config {name}: no file {path}")
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"--config {name}: {path} is not a Python file")
     recipe = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(recipe)
     function = getattr(recipe, variant or "get_config", None)

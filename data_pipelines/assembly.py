@@ -80,8 +80,9 @@ class Assembler:
         has_camera = {slot: np.array([source.has_camera(slot) for source in self.sources]) for slot in images}
         image_masks = {slot: mask & has[dataset][:, None] for slot, has in has_camera.items()}
         ids = [(sample.dataset, *self.sources[sample.dataset].episode_step(sample.row)) for sample in samples]
-        observation = Observation(images, image_masks, proprio, mask, tokens, token_mask)
-        return Batch(observation, action, action_mask, np.array(ids, np.int32))
+        leaves: tuple[Any, ...] = (images, image_masks, proprio, mask, tokens, token_mask)
+        supervision: tuple[Any, ...] = (action, action_mask, np.array(ids, np.int32))
+        return Batch(Observation(*leaves), *supervision)
 
     def _tokens(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         tokens, mask = self.tokenize(texts)

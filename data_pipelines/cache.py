@@ -47,7 +47,7 @@ def write_json(target: Path, tree: Any) -> None:
 def load_array(path: Path) -> np.ndarray:
     """A memory-mapped `.npy`; ValueError or OSError where it is damaged."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except ValueError:  # an empty array cannot be mapped
         array = np.load(path, allow_pickle=False)
         if array.size:

@@ -35,6 +35,12 @@ class CropConfig:
     slots: tuple[str, ...] = ("primary",)
     """Camera slots that are cropped."""
 
+    def __post_init__(self):
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise InputError(f"data.crop.scale={self.scale}: two rising shares above 0 and up to 1 are expected")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise InputError(f"data.crop.ratio={self.ratio}: two rising positive numbers are expected")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -52,3 +58,9 @@ class DataConfig:
     """Batches prepared ahead."""
     max_bad_share: float = 0.01
     """The run stops when more than this share of the samples drawn had to be replaced."""
+
+    def __post_init__(self):
+        if self.num_threads < 1 or self.prefetch < 1:
+            raise InputError(f"data: num_threads={self.num_threads}, prefetch={self.prefetch}: at least 1 expected")
+        if not 0 <= self.max_bad_share <= 1:
+            raise InputError(f"data.max_bad_share={self.max_bad_share}: a share from 0 to 1 is expected")

@@ -100,4 +100,4 @@ class Episodes:
         batch = self.assembler.batch(samples, images)
         _, target, valid = self.source.numbers(np.array([sample.row for sample in samples]))
         mask = np.broadcast_to(valid[..., None], target.shape)
-        return EpisodeSteps(batch.observation, target, mask, batch.sample_ids[:, 1:])
+        return EpisodeSteps(batch.observation, target, mask, np.asarray(batch.sample_ids)[:, 1:])

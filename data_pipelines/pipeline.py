@@ -54,6 +54,8 @@ def open_pipeline(
     `batch_size` is global, over all hosts. `quarantine` lists bad records (None: they are only logged). `statistics`
     replaces the datasets' own, by dataset name, as in dataset_statistics.json.
     """
+    if seed < 0:
+        raise InputError(f"seed={seed}: a number from 0 on is expected")
     if not data.mixture:
         raise InputError("data.mixture is empty: name at least one dataset")
     names = [entry.name for entry in data.mixture]

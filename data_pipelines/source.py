@@ -95,7 +95,7 @@ class Source:
         for step in np.flatnonzero(mask):
             row = int(rows[step])
             offset, length = map(int, spans[row])
-            data = read_range(self.shard(row), offset, length)
+            data = read_range(self.shard(row), offset, length, self.index.digest)
             try:
                 if len(data) != length:
                     raise ValueError(f"the shard ends after {len(data)} of its {length} bytes")

@@ -67,10 +67,10 @@ def _standardize_all(dataset: Dataset, index: Index) -> Trajectory:
             parts.setdefault(key, []).append(column)
     if not parts:
         raise InputError(f"{index.directory.path}: split {index.split!r} has no steps")
-    for key, column in parts.items():
-        if (length := sum(map(len, column))) != index.num_steps:
+    for key, columns in parts.items():
+        if (length := sum(map(len, columns))) != index.num_steps:
             raise InputError(f"datasets/{dataset.spec.name}.py: gave {key!r} for {length} of {index.num_steps} steps")
-    return {key: np.concatenate(column) for key, column in parts.items()}
+    return {key: np.concatenate(columns) for key, columns in parts.items()}
 
 
 def _standardize(dataset: Dataset, raw: Trajectory, where: str) -> Trajectory:

@@ -5,6 +5,8 @@ chunk at t is inverse(T_ee(t)) @ T_target(t + j). Proprio: the same layout, abso
 not normalised. Source: EF-VLA (papers.md 2.4). Axes: n samples, h horizon.
 """
 
+from typing import Literal
+
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -16,7 +18,7 @@ REQUIRED = ("pose", "gripper", "target_pose", "target_gripper", "target_valid")
 ROWS = tuple(f"rotation_{row}{column}" for row in range(2) for column in range(3))
 
 
-def action_space(horizon: int, normalization: str = "none") -> ActionSpace:
+def action_space(horizon: int, normalization: Literal["none", "gaussian", "quantile"] = "none") -> ActionSpace:
     gripper = Dimension(name="gripper", unit="openness", normalize=False)
 
     def layout(prefix: str) -> tuple[Dimension, ...]:

@@ -56,7 +56,7 @@ def read_directory(path: Path) -> DatasetDirectory:
         if (form := info.get("fileFormat", "tfrecord")) != "tfrecord":
             raise InputError(f"{path}/dataset_info.json: fileFormat is {form!r}; only 'tfrecord' is read")
         splits = {str(split["name"]): _shards(path, name, split) for split in info["splits"]}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}/dataset_info.json: not as TFDS writes it ({error!r})") from error

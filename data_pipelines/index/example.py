@@ -32,7 +32,8 @@ def parse_example(data: bytes) -> dict[str, Value]:
     try:
         for _, start, end in _messages(data, 0, len(data)):
             for _, entry_start, entry_end in _messages(data, start, end):
-                key, value = "", np.zeros(0, np.float32)
+                key = ""
+                value: Value = np.zeros(0, np.float32)
                 for number, field_start, field_end in _messages(data, entry_start, entry_end):
                     if number == 1:
                         key = data[field_start:field_end].decode()

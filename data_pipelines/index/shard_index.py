@@ -45,7 +45,8 @@ def index_shard(shard: Shard, features: dict[str, Feature]) -> ShardIndex:
         raise InputError(f"{path}: empty (0 bytes), dataset_info.json says {shard.num_records} records; fetch it again")
     kept = {key: feature for key, feature in features.items() if feature.kind != "left_out"}
     parts: dict[str, list[np.ndarray]] = {key: [] for key in kept}
-    spans, lengths, texts = [], [], {}
+    spans, lengths = [], []
+    texts: dict[bytes, int] = {}
     for number, record in enumerate(read_records(path)):
         episode = _Episode(path, number, record, texts)
         lengths.append(episode.read(kept, parts))

@@ -19,11 +19,15 @@ class _OpenFile:
 
 
 @functools.lru_cache(maxsize=MAX_OPEN_FILES)
-def _open(path: Path) -> _OpenFile:
+def _open(path: Path, index_digest: str) -> _OpenFile:
     return _OpenFile(path)
 
 
-def read_range(path: Path, offset: int, length: int) -> bytes:
-    """May give fewer bytes than asked, where the file is shorter than it was. Safe across threads."""
-    file = _open(path)
+def read_range(path: Path, offset: int, length: int, index_digest: str = "") -> bytes:
+    """May give fewer bytes than asked, where the file is shorter than it was. Safe across threads.
+
+    Files are opened anew for another `index_digest`: a shard that was replaced and indexed again is not read through
+    the old file.
+    """
+    file = _open(path, index_digest)
     return os.pread(file.descriptor, length, offset)
