@@ -17,19 +17,6 @@ from tests.rlds_episodes import colour_of, write_bridge, write_fractal
 from vla_jax.types import InputError
 
 ORDER = [(0, 4), (1, 6679), (0, 2), (1, 150), (1, 8458), (0, 3), (1, 3898), (0, 1), (1, 4965), (1, 8112)]
-    (0, 4),
-    (1, 6679),
-    (0, 2),
-    (1, 150),
-    (1, 8458),
-    (0, 3),
-    (1, 3898),
-    (0, 1),
-    (1, 4965),
-    (1, 8112),
-    (0, 0),
-    (1, 5503),
-]
 REPLACEMENTS = [9005, 1362]
 
 CAMERAS = ("primary", "secondary")
