@@ -16,6 +16,8 @@ import tyro
 from vla_jax.config import RunConfig
 from vla_jax.types import InputError
 
+_BOX = str.maketrans("│╰╯─┤├", " " * 6)
+
 
 def load(name: str) -> RunConfig:
     """Args: name: `PATH.py` or `PATH.py:VARIANT`."""
@@ -50,9 +52,15 @@ def override(config: RunConfig, arguments: Sequence[str], *, program: str) -> Ru
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(type(config), default=config, args=list(arguments), prog=program)
+            return tyro.cli(
+                type(config),
+                default=config,
+                args=list(arguments),
+                prog=program,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
     except SystemExit as exit_:
         if not exit_.code:
             raise
-        lines = [line.strip(" │╭╮╰╯─┤├") for line in message.getvalue().splitlines()]
-        raise InputError("command line: " + " ".join(line for line in lines if line)) from None
+        boxed = [line for line in message.getvalue().splitlines() if not line.startswith("╭")]
+        raise InputError("command line: " + " ".join(" ".join(boxed).translate(_BOX).split())) from None
