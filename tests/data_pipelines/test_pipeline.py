@@ -91,6 +91,29 @@ def test_numbers_belong_to_the_sampled_window(two_datasets):
                         assert openness[0] == gripper[here + h]
 
 
+def test_each_dataset_is_normalised_with_its_own_statistics(two_datasets):
+    needs = requirements(normalization="gaussian")
+    pipeline = open_generated(two_datasets, mixture=BOTH, needs=needs, batch_size=8)
+    batch = pipeline.batch(0)
+    assert set(batch.sample_ids[:, 0]) == {0, 1}
+    for row, (dataset, episode, step) in enumerate(batch.sample_ids):
+        source = pipeline.sources[dataset]
+        proprio, action, mask = source.numbers(source.index.first_step[[episode]] + step)
+        to_action, to_proprio = source.normalizers(pipeline.statistics[source.name])
+        np.testing.assert_allclose(to_proprio.inverse(batch.observation.proprio[row, 0]), proprio[0], atol=1e-5)
+        np.testing.assert_allclose(to_action.inverse(batch.action[row, 0])[mask[0]], action[0][mask[0]], atol=1e-5)
+
+
+def test_padded_steps_are_not_supervised_on_either_side(two_datasets):
+    """On the left the padding repeats a step with sound targets, so that nothing but the mask says it is none."""
+    for anchor in ("first", "last"):
+        pipeline = open_generated(two_datasets, needs=requirements(window=5, anchor=anchor))
+        batches = read(pipeline, 0, 5)
+        padded = [batch.action_mask[~batch.observation.timestep_mask] for batch in batches]
+        assert sum(map(len, padded)) > 0
+        assert not np.concatenate(padded).any()
+
+
 def test_instructions_belong_to_the_episode(mixed):
     for batch in read(mixed, 0, 3):
         for row, (dataset, episode, _) in enumerate(batch.sample_ids):
