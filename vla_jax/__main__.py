@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import pkgutil
+import signal
 import sys
 
 from flax import nnx
@@ -30,4 +31,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written folders are removed
     sys.exit(main())

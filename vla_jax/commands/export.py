@@ -5,7 +5,7 @@ What is written is loaded in torch and compared with the policy here, stage by s
 
 import argparse
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 
-from data_pipelines.normalization import normalizer
+from data_pipelines.normalization import Normalizer, normalizer
 from data_pipelines.transforms.resize import Resize
 from vla_jax import config as configuration
 from vla_jax.convert.targets import hf
 from vla_jax.parameters import Structure, abstract, matching
 from vla_jax.trained_policy import TrainedPolicy, load_policy
-from vla_jax.types import InputError, Observation
+from vla_jax.types import InputError, Observation, Parameters
 
 HELP = "a PyTorch folder with parity.json; writes nothing on a mismatch"
 TARGETS = ("hf",)
@@ -116,9 +116,14 @@ def _check_statistics(policy: TrainedPolicy) -> None:
             _normalizer(policy, kind, dataset)
 
 
-def _stages(structure: Structure, parameters: dict[str, np.ndarray]) -> Callable[[Observation], dict[str, jax.Array]]:
-    compiled = jax.jit(lambda parameters, observation: structure.merge(parameters).stages(observation))
-    on_device = jax.device_put(parameters)
+def _stages(
+    structure: Structure, parameters: Mapping[str, np.ndarray]
+) -> Callable[[Observation], dict[str, jax.Array]]:
+    def stages(parameters: Parameters, observation: Observation) -> dict[str, jax.Array]:
+        policy: Any = structure.merge(parameters)
+        return policy.stages(observation)
+
+    compiled, on_device = jax.jit(stages), jax.device_put(dict(parameters))
     return lambda observation: compiled(on_device, observation)
 
 
@@ -142,17 +147,18 @@ def _observation(
     cameras = policy.config.policy.data_requirements().cameras
     pictures = {camera.slot: Resize(camera.height, camera.width)(images[camera.slot]) for camera in cameras}
     tokens, mask = policy.tokenizer([INSTRUCTION])
-    return Observation(
-        images={slot: picture[None, None] for slot, picture in pictures.items()},
-        image_masks={slot: np.ones((1, 1), bool) for slot in pictures},
-        proprio=_normalizer(policy, "proprio", dataset)(proprio)[None, None],
-        timestep_mask=np.ones((1, 1), bool),
-        instruction_tokens=tokens,
-        instruction_mask=mask,
-    )
+    leaves: dict[str, Any] = {
+        "images": {slot: picture[None, None] for slot, picture in pictures.items()},
+        "image_masks": {slot: np.ones((1, 1), bool) for slot in pictures},
+        "proprio": _normalizer(policy, "proprio", dataset)(proprio)[None, None],
+        "timestep_mask": np.ones((1, 1), bool),
+        "instruction_tokens": tokens,
+        "instruction_mask": mask,
+    }
+    return Observation(**leaves)
 
 
-def _normalizer(policy: TrainedPolicy, kind: str, dataset: str):
+def _normalizer(policy: TrainedPolicy, kind: str, dataset: str) -> Normalizer:
     space = policy.config.action_space
     dimensions = space.dimensions if kind == "action" else space.proprio
     where = f"{policy.stored.folder / 'dataset_statistics.json'}: {dataset}.{kind}"

@@ -28,7 +28,7 @@ NUM_INPUTS = 64
 BATCH = 4
 PACKAGES = ("jax", "flax", "torch", "transformers", "safetensors", "tokenizers", "numpy")
 
-Reference = Callable[[Observation], Mapping[str, np.ndarray]]
+Reference = Callable[[Observation], Mapping[str, Any]]
 """Our stages by name."""
 Prediction = tuple[dict[str, Any], np.ndarray]
 """Arguments of `predict_action`, and the chunk in real units that we compute from them."""
@@ -90,15 +90,15 @@ def _random_observation(
         slope = np.linspace(0, generator.uniform(0.2, 1.0), camera.width)[:, None]
         images[camera.slot] = np.where(mask[..., None, None, None], noise * slope, 0).astype(np.uint8)
         masks[camera.slot] = mask
-    proprio = generator.normal(size=(BATCH, window, requirements.action_space.proprio_width))
-    return Observation(
-        images=images,
-        image_masks=masks,
-        proprio=proprio.astype(np.float32),
-        timestep_mask=valid,
-        instruction_tokens=generator.integers(0, vocab_size, (BATCH, requirements.text_length), np.int32),
-        instruction_mask=np.arange(requirements.text_length) < words[:, None],
-    )
+    leaves: dict[str, Any] = {
+        "images": images,
+        "image_masks": masks,
+        "proprio": generator.normal(size=(BATCH, window, requirements.action_space.proprio_width)).astype(np.float32),
+        "timestep_mask": valid,
+        "instruction_tokens": generator.integers(0, vocab_size, (BATCH, requirements.text_length), np.int32),
+        "instruction_mask": np.arange(requirements.text_length) < words[:, None],
+    }
+    return Observation(**leaves)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -109,7 +109,8 @@ def digests(folder: Path) -> dict[str, str]:
 
 def _compare_stages(model: Any, reference: Reference, observations: Iterable[Observation]):
     """Number of inputs, and of each stage the largest difference and our largest value."""
-    inputs, stages = 0, {}
+    inputs = 0
+    stages: dict[str, tuple[float, float]] = {}
     for observation in observations:
         ours = {name: np.asarray(value) for name, value in reference(observation).items()}
         theirs = {name: value.numpy() for name, value in model.stages(**_to_torch(observation)).items()}
@@ -143,7 +144,7 @@ def _refuse(errors: dict[str, float], bar: float) -> None:
 
 
 def _to_torch(observation: Observation) -> dict[str, Any]:
-    def tensor(array: np.ndarray) -> torch.Tensor:
+    def tensor(array: Any) -> torch.Tensor:
         return torch.from_numpy(np.array(array))
 
     return {

@@ -61,6 +61,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its name, sealed by a manifest, only if nothing is raised."""
     if out.exists() or out.is_symlink():
         raise InputError(f"--out {out}: exists; exports never overwrite. Name another folder or remove this one")
+    created = [folder for folder in out.parents if not folder.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -73,6 +74,9 @@ def new_folder(out: Path) -> Iterator[Path]:
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty: the export is in it
+            for folder in created:
+                folder.rmdir()
 
 
 def write(folder: Path, export: Export) -> None:

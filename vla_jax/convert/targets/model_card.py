@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 FORMS = {
     "relative_pose": (
-        "Entry j of a chunk is the pose commanded for j steps ahead, in the frame of the gripper at the step at which "
-        "the chunk is predicted: translation, then the first two ROWS of the rotation matrix, then gripper openness "
-        "(1 open, 0 closed, absolute). `model.processor.absolute_poses(chunk, proprio)` gives poses in the base frame. "
-        "Proprio has the same layout, absolute, in the robot's base frame."
+        "Entry j of a chunk is the pose commanded at the j-th step from now, in the frame of the present gripper\n"
+        "pose: translation, then the first two ROWS of the rotation matrix, then gripper openness (absolute: 1 open,\n"
+        "0 closed). Proprio is the present pose in the robot's base frame, in the same layout.\n"
+        "`model.processor.absolute_poses(chunk, proprio)` gives poses in the base frame."
     ),
 }
 

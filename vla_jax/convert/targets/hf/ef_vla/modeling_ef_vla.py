@@ -183,7 +183,8 @@ class EfVlaModel(PreTrainedModel):
             instruction: the task in words.
             unnorm_key: the dataset whose statistics apply; may be left out where there is only one.
         """
-        assert self.processor is not None, "load the model with from_pretrained: predict_action needs its processor"
+        if self.processor is None:
+            raise ValueError("predict_action needs the processor that from_pretrained loads; this model has none")
         batch = self.processor(images, proprio, instruction, unnorm_key)
         training = self.training
         self.eval()
