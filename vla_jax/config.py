@@ -107,20 +107,16 @@ def changes_that_forbid_resume(old: RunConfig, new: RunConfig) -> list[str]:
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(tree, dict):
-        items = tree.items()
-    elif isinstance(tree, list):
-        items = enumerate(tree)
-    else:
+    if not isinstance(tree, (dict, list)):
         return {prefix: tree}
-    flat = {}
-    for key, value in items:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat or {prefix: tree}
 
 
 def _encode(value: Any, declared: Any) -> Any:
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
         hints = typing.get_type_hints(cls)
         tree = {field.name: _encode(getattr(value, field.name), hints[field.name]) for field in dataclasses.fields(cls)}
@@ -155,12 +151,13 @@ def _decode(tree: Any, declared: Any, where: str) -> Any:
 
 def _decode_dataclass(tree: dict[str, Any], declared: Any, where: str) -> Any:
     tree = dict(tree)
+    candidates = [member for member in _members(declared) if dataclasses.is_dataclass(member)]
     if "type" in tree:
         cls = _own_class(tree.pop("type"), declared, where)
+    elif candidates:
+        cls = candidates[0]
     else:
-        cls = next((m for m in _members(declared) if dataclasses.is_dataclass(m)), None)
-        if cls is None:
-            raise InputError(f"{where}: found an object, expected {declared}")
+        raise InputError(f"{where}: found an object, expected {declared}")
     hints = typing.get_type_hints(cls)
     names = {field.name for field in dataclasses.fields(cls)}
     if unknown := sorted(tree.keys() - names):

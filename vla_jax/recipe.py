@@ -28,7 +28,7 @@ def load(name: str) -> RunConfig:
             f"--config {name}: there is no file {file}; a recipe is configs/NAME.py or configs/NAME.py:VARIANT"
         )
     spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
-    if spec is None:
+    if spec is None or spec.loader is None:
         raise InputError(f"--config {name}: {file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

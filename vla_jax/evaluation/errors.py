@@ -36,7 +36,7 @@ class ActionErrors:
 
     def mean_of(self, error: Float[np.ndarray, "n h"]) -> Float[np.ndarray, "h"]:
         """Mean over steps of an error of whole actions."""
-        return _masked_mean(error, self.mask.all(-1))
+        return _masked_mean(error, np.all(self.mask, axis=-1))
 
     def table(self, dimensions: tuple[Dimension, ...], baseline: Float[np.ndarray, "h a"]) -> list[dict[str, Any]]:
         """One row a horizon entry and dimension."""

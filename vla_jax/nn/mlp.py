@@ -1,6 +1,7 @@
 """The two-layer perceptron of a transformer block. Axes: d width."""
 
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -17,7 +18,7 @@ def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "quick_gelu": quick_gelu,

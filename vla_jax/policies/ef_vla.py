@@ -100,10 +100,14 @@ class EfVlaConfig(PolicyConfig):
         return EfVla(self, rngs=rngs)
 
     def data_requirements(self) -> DataRequirements:
-        size = (self.scratch_vision.vit if self.scratch_vision else self.clip.vision).image_size
+        vision = self.scratch_vision.vit if self.scratch_vision else self.clip.vision
+        assert vision is not None, "__post_init__ asks for one"
+        assert self.clip.text is not None, "__post_init__ asks for it"
         return DataRequirements(
             action_space=self.action_space,
-            cameras=tuple(CameraRequirement(slot=slot, height=size, width=size) for slot in self.cameras),
+            cameras=tuple(
+                CameraRequirement(slot=slot, height=vision.image_size, width=vision.image_size) for slot in self.cameras
+            ),
             window=self.window,
             window_anchor="first",
             text_length=self.text_length,
@@ -143,7 +147,7 @@ class EfVla(Policy):
     def __init__(self, config: EfVlaConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.clip = config.clip.build(rngs)
-        self.scratch_vision = config.scratch_vision and config.scratch_vision.build(rngs)
+        self.scratch_vision = None if config.scratch_vision is None else config.scratch_vision.build(rngs)
         width = config.clip.projection_width
         self.fusion = nnx.Dict({slot: config.fusion.build(rngs) for slot in config.cameras})
         self.image_pooling = nnx.Dict({slot: config.image_pooling.build(width, rngs) for slot in config.cameras})
@@ -184,6 +188,7 @@ class EfVla(Policy):
             stages[f"patch_features/{slot}"] = patches
             stages[f"fused_features/{slot}"] = self.fusion[slot](jnp.repeat(text, window, axis=0), patches)
         context = self.context(observation, key=None)
+        assert context.queries is not None
         stages["step_tokens"] = self.step_tokens(observation)
         stages["trunk_output"] = context.queries
         stages["actions"] = self.head.sample(context, key=None)
