@@ -152,6 +152,7 @@ def _decode(tree: Any, declared: Any, where: str) -> Any:
 def _decode_dataclass(tree: dict[str, Any], declared: Any, where: str) -> Any:
     tree = dict(tree)
     candidates = [member for member in _members(declared) if dataclasses.is_dataclass(member)]
+    cls: Any
     if "type" in tree:
         cls = _own_class(tree.pop("type"), declared, where)
     elif candidates:

@@ -103,6 +103,7 @@ class EfVlaConfig(PolicyConfig):
         vision = self.scratch_vision.vit if self.scratch_vision else self.clip.vision
         assert vision is not None, "__post_init__ asks for one"
         assert self.clip.text is not None, "__post_init__ asks for it"
+        size = vision.image_size
         return DataRequirements(
             action_space=self.action_space,
             cameras=tuple(
