@@ -1,4 +1,4 @@
-"""python -m data_pipelines  index | stats"""
+"""python -m data_pipelines  index | stats | demo"""
 
 import argparse
 import importlib.util
@@ -53,7 +53,24 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--config", help=RECIPE_HELP)
     sub.add_argument("--split", default="train")
     sub.add_argument("--json", type=Path, help="also write dataset_statistics.json here")
+    _add_demo(commands)
     return parser
+
+
+def _add_demo(commands: Any) -> None:
+    text = "scripted experts in an environment to an RLDS dataset, OUT/NAME/VERSION; run again, it goes on"
+    sub = commands.add_parser("demo", help=text, description=text)
+    sub.set_defaults(command=_demo)
+    sub.add_argument("--env", default="tabletop", help="%(default)s")
+    sub.add_argument("--embodiment", required=True, help="tabletop: gantry, arm")
+    sub.add_argument("--suite", default="reach", help="one or several, by commas (%(default)s)")
+    sub.add_argument("--episodes", type=_positive, default=1000, help="a tenth of them is split val (%(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="%(default)s")
+    sub.add_argument("--image-size", type=_positive, default=224, help="pixels (%(default)s)")
+    sub.add_argument("--noise", type=float, default=0.1, help="on commanded positions, in expert strides (%(default)s)")
+    sub.add_argument("--out", type=Path, required=True, help="the data root")
+    sub.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (%(default)s)")
+    sub.add_argument("--no-install", action="store_true", help="as root: do not install a GL library where none is")
 
 
 def _positive(text: str) -> int:
@@ -81,6 +98,27 @@ def _stats(options: argparse.Namespace) -> None:
     if options.json:
         options.json.write_text(json.dumps(tree, indent=1) + "\n")
     _print_table(tree[directory.name], space)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from data_pipelines.demos.generation import DemonstrationConfig, generate
+
+    config = DemonstrationConfig(
+        environment=options.env,
+        embodiment=options.embodiment,
+        suites=tuple(options.suite.split(",")),
+        episodes=options.episodes,
+        seed=options.seed,
+        image_size=options.image_size,
+        noise=options.noise,
+    )
+    report = generate(config, options.out, jobs=options.jobs, install=not options.no_install)
+    failed = ", ".join(f"{task} {count}" for task, count in report["failures"].items()) or "none"
+    print(
+        f"{options.out / config.dataset}: {report['episodes']['train']} train and {report['episodes']['val']} val "
+        f"episodes, {report['steps']} steps; the expert succeeded in {report['expert_success_rate']:.1%} of its "
+        f"trials, failures left out: {failed}"
+    )
 
 
 def _recipe_space(name: str) -> ActionSpace:

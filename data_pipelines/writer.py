@@ -24,6 +24,15 @@ TFDS_FEATURES = "tensorflow_datasets.core.features."
 
 
 @dataclasses.dataclass(frozen=True)
+class Contents:
+    """Of one shard."""
+
+    num_episodes: int
+    num_bytes: int
+    """Of the records' data."""
+
+
+@dataclasses.dataclass(frozen=True)
 class DatasetWriter:
     name: str
     version: str
@@ -34,25 +43,33 @@ class DatasetWriter:
     def write(self, folder: Path, splits: dict[str, Iterable[Episode]], *, episodes_per_shard: int) -> None:
         """Writes `folder`, NAME/VERSION by convention, whole or not at all."""
         with new_folder(folder) as temporary:
-            listed = []
+            contents = {}
             for split, episodes in splits.items():
                 records = [self.encode(episode) for episode in episodes]
                 shards = [records[i : i + episodes_per_shard] for i in range(0, len(records), episodes_per_shard)]
                 for number, shard in enumerate(shards):
-                    file = f"{self.name}-{split}.tfrecord-{number:05d}-of-{len(shards):05d}"
-                    with (temporary / file).open("wb") as stream:
+                    with (temporary / self.shard_name(split, number, len(shards))).open("wb") as stream:
                         write_records(stream, shard)
-                listed.append(
-                    {
-                        "name": split,
-                        "filepathTemplate": FILE_TEMPLATE,
-                        "numBytes": str(sum(map(len, records))),
-                        "shardLengths": [str(len(shard)) for shard in shards],
-                    }
-                )
-            info = {"fileFormat": "tfrecord", "name": self.name, "splits": listed, "version": self.version}
-            (temporary / "dataset_info.json").write_text(json.dumps(info, indent=2))
-            (temporary / "features.json").write_text(json.dumps(self._feature_tree(), indent=1))
+                contents[split] = [Contents(len(shard), sum(map(len, shard))) for shard in shards]
+            self.describe(temporary, contents)
+
+    def shard_name(self, split: str, number: int, num_shards: int) -> str:
+        return f"{self.name}-{split}.tfrecord-{number:05d}-of-{num_shards:05d}"
+
+    def describe(self, folder: Path, splits: dict[str, list[Contents]]) -> None:
+        """Writes dataset_info.json and features.json beside the shards of `folder`."""
+        listed = [
+            {
+                "name": split,
+                "filepathTemplate": FILE_TEMPLATE,
+                "numBytes": str(sum(shard.num_bytes for shard in shards)),
+                "shardLengths": [str(shard.num_episodes) for shard in shards],
+            }
+            for split, shards in splits.items()
+        ]
+        info = {"fileFormat": "tfrecord", "name": self.name, "splits": listed, "version": self.version}
+        (folder / "dataset_info.json").write_text(json.dumps(info, indent=2))
+        (folder / "features.json").write_text(json.dumps(self._feature_tree(), indent=1))
 
     def encode(self, episode: Episode) -> bytes:
         """One tf.train.Example; every declared feature is given, no other, all of one length."""

@@ -19,8 +19,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from vla_jax.environments import graphics
 from vla_jax.types import InputError
 
+SMALLEST_IMAGE, LARGEST_IMAGE = 8, 640
 EVALUATION_STATES = 1_000_000
 """Initial states below it are for evaluation, those from it on for demonstrations: never the same scene in both."""
 
@@ -95,25 +97,41 @@ class Environment(Protocol):
     def __exit__(self, *_) -> None: ...
 
 
+class Expert(Protocol):
+    """Carries out one trial: `command`, the environment's step, `observe`, and so on until it is `finished`."""
+
+    stride_metres: float
+    """How far it moves in one step at most."""
+
+    @property
+    def finished(self) -> bool: ...
+
+    def command(self) -> tuple[Float[np.ndarray, "7"], float]:
+        """Absolute target pose in the base frame, and openness, for the next step."""
+        ...
+
+    def observe(self) -> None:
+        """After each step."""
+        ...
+
+
 def open_environment(name: str, *, embodiment: str, image_size: int | None) -> Environment:
     """An environment ready for `reset`, with square pictures; `image_size=None`: state only, no GL library is needed.
 
     Raises: InputError: unknown name or embodiment, or pictures are wanted and no GL library works.
     """
-    if image_size is not None and image_size < 8:
-        raise InputError(f"image size {image_size}: at least 8 pixels expected")
+    if image_size is not None and not SMALLEST_IMAGE <= image_size <= LARGEST_IMAGE:
+        raise InputError(f"image size {image_size}: {SMALLEST_IMAGE} to {LARGEST_IMAGE} pixels expected")
     module = find_environment(name)
     if embodiment not in module.EMBODIMENTS:
         raise InputError(f"environment {name}: no embodiment {embodiment!r}; it has {sorted(module.EMBODIMENTS)}")
     if image_size is not None:
-        from vla_jax.environments import graphics
-
         graphics.require_backend()
     return module.build(embodiment, image_size)
 
 
 def find_environment(name: str) -> ModuleType:
-    """The package of an environment: its `EMBODIMENTS`, `SUITES`, `build(embodiment, image_size)`, `expert`."""
+    """The package of an environment: its `EMBODIMENTS`, `SUITES`, `build(embodiment, image_size)`, `build_expert`."""
     from vla_jax import environments
 
     known = sorted(info.name for info in pkgutil.iter_modules(environments.__path__) if info.ispkg)

@@ -1,7 +1,7 @@
 """A table, coloured blocks and plates, two robots; plain MuJoCo.
 
-What every environment's package has: `EMBODIMENTS`, `SUITES`, `build`, `expert`. Importing it does not import MuJoCo,
-which reads its GL backend at import: see `graphics.py`.
+What every environment's package has: `EMBODIMENTS`, `SUITES`, `build`, `build_expert`. Importing it does not import
+MuJoCo, which reads its GL backend at import: see `graphics.py`.
 """
 
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ def build(embodiment: str, image_size: int | None) -> "Tabletop":
     return Tabletop(embodiment, image_size)
 
 
-def expert(environment: "Tabletop") -> "Expert":
+def build_expert(environment: "Tabletop") -> "Expert":
     """Of the trial that the environment was reset to."""
     from vla_jax.environments.tabletop.expert import Expert
 

@@ -20,7 +20,7 @@ GRIP_SECONDS = 0.4
 RETREAT = 0.07
 SOFTNESS = 0.7
 """Share of the remaining way that a stride covers at most."""
-MAX_TURN_RADIANS = 0.2
+MAX_TURN_RADIANS = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +35,9 @@ class Phase:
 
 
 class Expert:
-    """Follows one trial: `command` at each step until `finished`."""
-
     def __init__(self, environment: Tabletop):
         self._environment = environment
-        self._rate, self._stride = environment.spec.rate_hertz, environment.robot.STRIDE_METRES
+        self._rate, self.stride_metres = environment.spec.rate_hertz, environment.robot.STRIDE_METRES
         self._phases = self._plan()
         self._phase: Phase | None = next(self._phases)
         self._steps = 0
@@ -50,20 +48,18 @@ class Expert:
         return self._phase is None
 
     def command(self) -> tuple[Float[np.ndarray, "7"], float]:
-        """Target pose in the robot's base frame, and openness, for the next step."""
         now = self._environment.situation()
         assert self._phase is not None
         way = self._phase.point(now) - now.tool
         distance = float(np.linalg.norm(way))
-        stride = min(self._stride, SOFTNESS * distance if distance > 0.01 else distance)
+        stride = min(self.stride_metres, SOFTNESS * distance if distance > 0.01 else distance)
         position = now.tool + way * stride / max(distance, 1e-9)
         pose = self._environment.pose()
-        turn = np.clip(self._yaw - yaw_of(pose), -MAX_TURN_RADIANS, MAX_TURN_RADIANS)
+        turn = np.clip(SOFTNESS * (self._yaw - yaw_of(pose)), -MAX_TURN_RADIANS, MAX_TURN_RADIANS)
         target = downward(position - self._environment.robot.BASE, yaw_of(pose) + turn)
         return target, self._phase.openness
 
     def observe(self) -> None:
-        """After each step: goes on to the next phase where the present one is done."""
         now, phase = self._environment.situation(), self._phase
         assert phase is not None
         self._steps += 1
