@@ -17,6 +17,7 @@ import pytest
 from flax import nnx
 
 from tests.rlds_episodes import write_bridge
+from vla_jax.environments import graphics
 
 nnx.set_graph_mode(False)
 nnx.set_graph_updates(False)
@@ -52,3 +53,12 @@ def tiny_run(bridge_data, tmp_path_factory) -> Path:
 def one_device() -> dict[str, str]:
     """The environment of a command as a user starts it: no simulated devices."""
     return {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+
+
+@pytest.fixture(scope="session")
+def gl_backend() -> str:
+    """A GL backend that renders, chosen before MuJoCo is imported; tests that need pictures skip loudly without."""
+    backend = graphics.choose_backend()
+    if backend is None:
+        pytest.skip(f"SKIPPED: no GL library renders here. As root: {graphics.install_line()}")
+    return backend

@@ -30,7 +30,13 @@ from data_pipelines.discovery import find_dataset
 from data_pipelines.index.tfrecord import write_records
 from data_pipelines.writer import Contents, DatasetWriter
 from vla_jax.environments import graphics
-from vla_jax.environments.base import EVALUATION_STATES, Environment, find_environment, open_environment
+from vla_jax.environments.base import (
+    EVALUATION_STATES,
+    Environment,
+    check_image_size,
+    find_environment,
+    open_environment,
+)
 from vla_jax.types import InputError
 
 EPISODES_PER_SHARD = 25
@@ -54,6 +60,7 @@ class DemonstrationConfig:
     """See `Trial.noise`."""
 
     def __post_init__(self):
+        check_image_size(self.image_size)
         module = find_environment(self.environment)
         if self.embodiment not in module.EMBODIMENTS:
             raise InputError(f"--embodiment {self.embodiment}: {self.environment} has {sorted(module.EMBODIMENTS)}")

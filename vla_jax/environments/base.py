@@ -120,14 +120,19 @@ def open_environment(name: str, *, embodiment: str, image_size: int | None) -> E
 
     Raises: InputError: unknown name or embodiment, or pictures are wanted and no GL library works.
     """
-    if image_size is not None and not SMALLEST_IMAGE <= image_size <= LARGEST_IMAGE:
-        raise InputError(f"image size {image_size}: {SMALLEST_IMAGE} to {LARGEST_IMAGE} pixels expected")
+    if image_size is not None:
+        check_image_size(image_size)
     module = find_environment(name)
     if embodiment not in module.EMBODIMENTS:
         raise InputError(f"environment {name}: no embodiment {embodiment!r}; it has {sorted(module.EMBODIMENTS)}")
     if image_size is not None:
         graphics.require_backend()
     return module.build(embodiment, image_size)
+
+
+def check_image_size(pixels: int) -> None:
+    if not SMALLEST_IMAGE <= pixels <= LARGEST_IMAGE:
+        raise InputError(f"image size {pixels}: {SMALLEST_IMAGE} to {LARGEST_IMAGE} pixels expected")
 
 
 def find_environment(name: str) -> ModuleType:
