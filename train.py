@@ -10,6 +10,7 @@ import sys
 import traceback
 from pathlib import Path
 
+import jax
 from flax import nnx
 
 from data_pipelines.pipeline import open_pipeline
@@ -75,7 +76,7 @@ def run(config: RunConfig, directory: RunDirectory, init_from: Path | None, pree
             seed=config.seed,
             batch_size=config.batch_size,
             cache=Path(config.data.cache) if config.data.cache else directory.data,
-            quarantine=directory.quarantine,
+            quarantine=directory.quarantine(jax.process_index()),
         )
 
     def start() -> Parameters:

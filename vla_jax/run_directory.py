@@ -49,9 +49,9 @@ class RunDirectory:
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
-    @property
-    def quarantine(self) -> Path:
-        return self.path / "quarantine.jsonl"
+    def quarantine(self, process: int = 0) -> Path:
+        """Of each process its own: the first one's is quarantine.jsonl."""
+        return self.path / ("quarantine.jsonl" if process == 0 else f"quarantine-{process}.jsonl")
 
     @property
     def tokenizer(self) -> Path:
@@ -82,9 +82,13 @@ class RunDirectory:
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name only if nothing is raised; an `out` that exists is refused."""
+    """A folder beside `out` that takes its name, sealed by a manifest, only if nothing is raised.
+
+    Raises: InputError: `out` exists, or cannot be made.
+    """
     if out.exists() or out.is_symlink():
         raise InputError(f"--out {out}: exists, and is never overwritten. Name another folder or remove this one")
+    created = [folder for folder in out.parents if not folder.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -92,10 +96,14 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise InputError(f"--out {out}: cannot be written ({error})") from error
     try:
         yield temporary
+        write_manifest(temporary)
         temporary.chmod(0o755)
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty: what was made is in it
+            for folder in created:
+                folder.rmdir()
 
 
 def write_manifest(folder: Path) -> None:

@@ -19,6 +19,7 @@ from data_pipelines.transforms.resize import Resize
 from vla_jax import config as configuration
 from vla_jax.convert.targets import hf
 from vla_jax.parameters import Structure, abstract, matching
+from vla_jax.run_directory import new_folder
 from vla_jax.trained_policy import TrainedPolicy, load_policy
 from vla_jax.types import InputError, Observation, Parameters
 
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise InputError(f"export needs PyTorch ({error}): pip install -r requirements-export.txt") from error
     console = Console(stderr=True)
-    with console.status("reading the checkpoint") as status, hf.new_folder(options.out) as folder:
+    with console.status("reading the checkpoint") as status, new_folder(options.out) as folder:
         policy = load_policy(options.checkpoint, step=options.step, weights=options.weights)
         structure = abstract(lambda: policy.config.policy.build(nnx.Rngs(0)))
         export = _export(policy, _checked_parameters(policy, structure))

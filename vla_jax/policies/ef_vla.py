@@ -106,9 +106,7 @@ class EfVlaConfig(PolicyConfig):
         size = vision.image_size
         return DataRequirements(
             action_space=self.action_space,
-            cameras=tuple(
-                CameraRequirement(slot=slot, height=vision.image_size, width=vision.image_size) for slot in self.cameras
-            ),
+            cameras=tuple(CameraRequirement(slot=slot, height=size, width=size) for slot in self.cameras),
             window=self.window,
             window_anchor="first",
             text_length=self.text_length,

@@ -4,11 +4,9 @@
 (CLIP) lies in the module of its prefix under that table's names.
 """
 
-import contextlib
 import dataclasses
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ import numpy as np
 
 from vla_jax.convert.save import disk_arrays, save
 from vla_jax.convert.targets import model_card
-from vla_jax.run_directory import write_manifest
 from vla_jax.types import DataRequirements, InputError
 
 TEMPLATES = Path(__file__).with_suffix("")
@@ -54,29 +51,6 @@ class Export:
             known = sorted(folder.name for folder in TEMPLATES.iterdir() if folder.is_dir())
             raise InputError(f"--to hf: no PyTorch code for policy {self.policy!r}; there is for {known}")
         return files
-
-
-@contextlib.contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name, sealed by a manifest, only if nothing is raised."""
-    if out.exists() or out.is_symlink():
-        raise InputError(f"--out {out}: exists; exports never overwrite. Name another folder or remove this one")
-    created = [folder for folder in out.parents if not folder.exists()]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error})") from error
-    try:
-        yield temporary
-        write_manifest(temporary)
-        temporary.chmod(0o755)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        with contextlib.suppress(OSError):  # not empty: the export is in it
-            for folder in created:
-                folder.rmdir()
 
 
 def write(folder: Path, export: Export) -> None:
