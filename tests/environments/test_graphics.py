@@ -19,7 +19,7 @@ def machine(monkeypatch):
         return backend in state.works
 
     monkeypatch.setattr(graphics, "_renders", renders)
-    for name in ("MUJOCO_GL", "VLA_JAX_GL_WORKS"):
+    for name in ("MUJOCO_GL", graphics.TRIED):
         monkeypatch.setenv(name, "")  # so that what is chosen here is taken back
         monkeypatch.delenv(name)
     monkeypatch.delitem(sys.modules, "mujoco", raising=False)
@@ -59,6 +59,14 @@ def test_without_a_library_nothing_is_chosen_and_the_line_is_named(machine):
     assert graphics.choose_backend() is None
     with pytest.raises(InputError, match="As root: "):
         graphics.require_backend()
+
+
+def test_that_nothing_renders_is_found_out_once(machine, monkeypatch):
+    """Also when MuJoCo was imported since, for its states alone."""
+    assert graphics.choose_backend() is None
+    monkeypatch.setitem(sys.modules, "mujoco", object())
+    assert graphics.choose_backend() is None
+    assert machine.tried == ["egl", "osmesa"]
 
 
 def test_mujoco_imported_too_early_is_an_error(machine, monkeypatch):

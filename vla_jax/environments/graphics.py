@@ -16,6 +16,8 @@ from vla_jax.types import InputError
 
 LOG = logging.getLogger(__name__)
 BACKENDS = ("egl", "osmesa")
+TRIED = "VLA_JAX_GL_TRIED"
+"""What was found out, for this process and its children: a backend that renders, or `none`."""
 PACKAGES = ("libegl1", "libgl1-mesa-dri", "libopengl0")
 """Debian's and Ubuntu's, by measurement the fewest that let EGL render without a GPU."""
 PROBE = """
@@ -40,14 +42,16 @@ def choose_backend() -> str | None:
     wanted = os.environ.get("MUJOCO_GL", "").lower()
     if wanted in ("off", "disable", "disabled", "0", "false"):
         return None
-    if os.environ.get("VLA_JAX_GL_WORKS") == wanted != "":
-        return wanted
+    if (tried := os.environ.get(TRIED)) and tried == (wanted or "none"):
+        return wanted or None
     if "mujoco" in sys.modules and not wanted:
         raise InputError("mujoco was imported before a GL backend was chosen; set MUJOCO_GL=egl (or osmesa)")
     for backend in (wanted,) if wanted else BACKENDS:
         if _renders(backend):
-            os.environ["MUJOCO_GL"] = os.environ["VLA_JAX_GL_WORKS"] = backend
+            os.environ["MUJOCO_GL"] = os.environ[TRIED] = backend
             return backend
+    if not wanted:
+        os.environ[TRIED] = "none"
     return None
 
 
@@ -67,6 +71,7 @@ def require_backend(*, install: bool = False) -> str:
     line = install_line()
     if install and os.geteuid() == 0 and shutil.which("apt-get"):
         _run_as_root(line)
+        del os.environ[TRIED]
         if backend := choose_backend():
             return backend
         raise InputError(f"no GL library renders (tried {', '.join(BACKENDS)}), even after: {line}")
