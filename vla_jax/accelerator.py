@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
+import orbax.checkpoint as ocp
 
 _DEVICE_FILES = ("accel*", "vfio/[0-9]*", "nvidia[0-9]*", "kfd", "dxg")
 _PROCESS_COUNTS = ("JAX_NUM_PROCESSES", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+_LONGEST_BUILD_MS = 24 * 3600 * 1000
 
 
 def choose_platform() -> None:
@@ -44,9 +45,13 @@ def _is_tpu_pod(environment: os._Environ[str]) -> bool:
 
 @contextlib.contextmanager
 def first_process_first(name: str) -> Iterator[None]:
-    """Process 0 runs the body, then the others do: they find what it built."""
+    """Process 0 runs the body, then the others do: they find what it built. Args: name: of its own a run.
+
+    A barrier of the coordination service: one between devices gives up on the CPU after 30 seconds.
+    """
+    wait = ocp.multihost.get_barrier_sync_fn()
     if jax.process_index() != 0:
-        multihost_utils.sync_global_devices(name)
+        wait(key=name, timeout_ms=_LONGEST_BUILD_MS)
     yield
     if jax.process_index() == 0:
-        multihost_utils.sync_global_devices(name)
+        wait(key=name, timeout_ms=_LONGEST_BUILD_MS)
