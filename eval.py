@@ -1,7 +1,11 @@
-"""Evaluates: python eval.py --checkpoint RUN [--step N] --open-loop DATASET_DIR [--split S] --out DIR
+"""Evaluates a run, in one of two ways. Exit codes: 0 done, 2 bad input, 1 failure.
 
-Open loop: the actions that the policy would take at every step of recorded episodes, against those recorded; writes
-summary.json, errors.csv, errors.png and pictures of some episodes. Exit codes: 0 done, 2 bad input, 1 failure.
+    python eval.py --checkpoint RUN [--step N] --env tabletop:SUITE --trials N --seed S --out DIR
+    python eval.py --checkpoint RUN [--step N] --open-loop DATASET_DIR [--split S] --out DIR
+
+Closed loop: the policy drives simulated robots; writes trials.jsonl, summary.json and film strips. Open loop: the
+actions that it would take at every step of recorded episodes, against those recorded; writes summary.json, errors.csv,
+errors.png and pictures of some episodes.
 """
 
 import argparse
@@ -9,11 +13,13 @@ import logging
 import sys
 import traceback
 from pathlib import Path
+from typing import get_args
 
 from flax import nnx
 
 from vla_jax import accelerator
-from vla_jax.evaluation import open_loop
+from vla_jax.evaluation import closed_loop, open_loop
+from vla_jax.inference.execution import ExecutionConfig
 from vla_jax.trained_policy import load_policy
 from vla_jax.types import InputError
 
@@ -27,14 +33,19 @@ def main(arguments: list[str]) -> int:
         accelerator.choose_platform()
         options = parse(arguments)
         policy = load_policy(options.checkpoint, step=options.step, weights=options.weights)
-        open_loop.evaluate(
-            policy,
-            options.open_loop,
-            options.out,
-            split=options.split,
-            batch_size=options.batch_size,
-            num_pictures=options.num_pictures,
-        )
+        if options.untrained:
+            policy = policy.untrained(options.seed)
+        if options.open_loop:
+            open_loop.evaluate(
+                policy,
+                options.open_loop,
+                options.out,
+                split=options.split,
+                batch_size=options.batch_size,
+                num_pictures=options.num_pictures,
+            )
+        else:
+            closed_loop.evaluate(policy, closed_loop_config(options), options.out, num_strips=options.num_pictures)
     except InputError as error:
         print(f"eval.py: {error}", file=sys.stderr)
         return 2
@@ -51,14 +62,39 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, required=True, help="a run directory, or a parameter folder")
     parser.add_argument("--step", type=int, help="of the run; default: its newest checkpoint")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="ema: where the run keeps an average")
-    parser.add_argument(
-        "--open-loop", type=Path, required=True, metavar="DATASET_DIR", help="NAME/VERSION in TFDS layout"
-    )
-    parser.add_argument("--split", help="default: val, else test, else train")
+    parser.add_argument("--untrained", action="store_true", help="parameters as they were before training")
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--num-pictures", type=int, default=3, help="episodes that are drawn")
+    parser.add_argument("--batch-size", type=int, default=32, help="steps, or robots, at a time")
+    parser.add_argument("--num-pictures", type=int, default=3, help="episodes, or successes and failures, drawn")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--env", metavar="NAME:SUITE", help="closed loop, e.g. tabletop:reach")
+    what.add_argument("--open-loop", type=Path, metavar="DATASET_DIR", help="open loop: NAME/VERSION")
+    parser.add_argument("--split", help="open loop; default: val, else test, else train")
+    parser.add_argument("--trials", type=int, default=50, help="closed loop")
+    parser.add_argument("--seed", type=int, default=0, help="closed loop: of the initial states")
+    parser.add_argument(
+        "--probe", choices=get_args(closed_loop.Probe), default="none", help="closed loop: what to withhold"
+    )
+    parser.add_argument("--execute-steps", type=int, default=8, help="closed loop: steps of a chunk that are used")
+    parser.add_argument("--no-ensemble", action="store_true", help="closed loop: re-plan only when a chunk is used up")
+    parser.add_argument("--jobs", type=int, default=2, help="closed loop: processes that simulate")
     return parser.parse_args(arguments)
+
+
+def closed_loop_config(options: argparse.Namespace) -> closed_loop.ClosedLoopConfig:
+    environment, separator, suite = options.env.partition(":")
+    if not separator:
+        raise InputError(f"--env {options.env}: NAME:SUITE expected, e.g. tabletop:reach")
+    return closed_loop.ClosedLoopConfig(
+        environment=environment,
+        suite=suite,
+        trials=options.trials,
+        seed=options.seed,
+        probe=options.probe,
+        execution=ExecutionConfig(steps=options.execute_steps, ensemble=not options.no_ensemble),
+        batch_size=options.batch_size,
+        jobs=options.jobs,
+    )
 
 
 if __name__ == "__main__":

@@ -42,8 +42,10 @@ ARROWS: list[tuple[str, tuple[str, ...]]] = [
     ),
     (
         "vla_jax/evaluation",
-        ("vla_jax.evaluation", "vla_jax.trained_policy", "vla_jax.run_directory", "vla_jax.types", "data_pipelines"),
+        ("vla_jax.evaluation", "vla_jax.trained_policy", "vla_jax.run_directory", "vla_jax.types", "data_pipelines")
+        + ("vla_jax.environments", "vla_jax.inference"),
     ),
+    ("vla_jax/inference", ("vla_jax.inference", "vla_jax.types")),
     ("vla_jax/convert", ("vla_jax.convert", "vla_jax.types", "vla_jax.run_directory", "vla_jax.schemas")),
     ("vla_jax/environments", ("vla_jax.environments", "vla_jax.types")),
     ("data_pipelines/demos", ("data_pipelines", "vla_jax.environments", "vla_jax.types")),

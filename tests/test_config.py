@@ -15,6 +15,7 @@ RECIPES = [
     for name, variants in {
         "ef_vla_bridge": ("", ":tiny", ":b16", ":b32", ":large", ":wo_clip_vision"),
         "ef_vla_oxe": ("", ":tiny", ":large"),
+        "tabletop_ef_vla": ("", ":tiny"),
     }.items()
     for variant in variants
 ]

@@ -18,7 +18,7 @@ _LONGEST_BUILD_MS = 24 * 3600 * 1000
 
 def choose_platform() -> None:
     """Where nothing is asked for and no accelerator is attached, the CPU: an installed libtpu would print errors."""
-    asked = os.environ.get("JAX_PLATFORMS") or jax.config.jax_platforms
+    asked = os.environ.get("JAX_PLATFORMS") or getattr(jax.config, "jax_platforms", None)
     attached = any(next(Path("/dev").glob(pattern), None) for pattern in _DEVICE_FILES)
     if not asked and not attached and "TPU_WORKER_HOSTNAMES" not in os.environ:
         jax.config.update("jax_platforms", "cpu")

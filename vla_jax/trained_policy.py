@@ -6,14 +6,14 @@ Evaluation and serving start here. Axes: b batch, h horizon, a action.
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from data_pipelines.normalization import normalizer
+from data_pipelines.normalization import Normalizer, normalizer
 from vla_jax import config as configuration
 from vla_jax import parameters as parameter_paths
 from vla_jax.config import RunConfig
@@ -39,12 +39,23 @@ class TrainedPolicy:
 
     def act_unnormalized(self, observation: Observation, dataset: str) -> Float[np.ndarray, "b h a"]:
         """In the action space's units, with the statistics of `dataset`."""
+        return self.normalizer("action", dataset).inverse(self.act(observation))
+
+    def normalizer(self, kind: Literal["action", "proprio"], dataset: str) -> Normalizer:
         where = f"{self.stored.folder}/dataset_statistics.json"
         if dataset not in self.statistics:
             raise InputError(f"{where}: no dataset {dataset!r}; it has {sorted(self.statistics)}")
-        space, statistics = self.config.action_space, self.statistics[dataset]["action"]
-        inverse = normalizer(space.normalization, statistics, space.dimensions, f"{where}: {dataset}/action").inverse
-        return inverse(self.act(observation))
+        space, statistics = self.config.action_space, self.statistics[dataset][kind]
+        dimensions = space.dimensions if kind == "action" else space.proprio
+        return normalizer(space.normalization, statistics, dimensions, f"{where}: {dataset}/{kind}")
+
+    def untrained(self, seed: int = 0) -> "TrainedPolicy":
+        """The same policy with parameters as they are drawn before training; frozen ones stay what they are."""
+        structure, drawn = parameter_paths.split(self.config.policy.build(nnx.Rngs(seed)))
+        frozen = parameter_paths.matching(structure.shapes(), self.config.policy.frozen_paths())
+        kept = {path: array for path, array in self.stored.parameters.items() if path in frozen}
+        stored = dataclasses.replace(self.stored, parameters=drawn | kept, step=0, weights="raw")
+        return dataclasses.replace(self, stored=stored)
 
     @functools.cached_property
     def _act(self):

@@ -14,7 +14,6 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 
-from data_pipelines.normalization import Normalizer, normalizer
 from data_pipelines.transforms.resize import Resize
 from vla_jax import config as configuration
 from vla_jax.convert.targets import hf
@@ -114,7 +113,7 @@ def _check_statistics(policy: TrainedPolicy) -> None:
             present = tree.get(kind, {}) if isinstance(tree, dict) else {}
             if missing := [name for name in STATISTICS if name not in present]:
                 raise InputError(f"{file}: {dataset}.{kind} has no {missing}; without them actions have no unit")
-            _normalizer(policy, kind, dataset)
+            policy.normalizer(kind, dataset)
 
 
 def _stages(
@@ -151,16 +150,9 @@ def _observation(
     leaves: dict[str, Any] = {
         "images": {slot: picture[None, None] for slot, picture in pictures.items()},
         "image_masks": {slot: np.ones((1, 1), bool) for slot in pictures},
-        "proprio": _normalizer(policy, "proprio", dataset)(proprio)[None, None],
+        "proprio": policy.normalizer("proprio", dataset)(proprio)[None, None],
         "timestep_mask": np.ones((1, 1), bool),
         "instruction_tokens": tokens,
         "instruction_mask": mask,
     }
     return Observation(**leaves)
-
-
-def _normalizer(policy: TrainedPolicy, kind: str, dataset: str) -> Normalizer:
-    space = policy.config.action_space
-    dimensions = space.dimensions if kind == "action" else space.proprio
-    where = f"{policy.stored.folder / 'dataset_statistics.json'}: {dataset}.{kind}"
-    return normalizer(space.normalization, policy.statistics[dataset][kind], dimensions, where)
