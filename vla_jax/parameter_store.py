@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,8 @@ from jax.sharding import Sharding
 from vla_jax.run_directory import MANIFEST, RunDirectory, verify_manifest, write_manifest
 from vla_jax.types import InputError, Parameters
 
-Arrays = dict[str, jax.Array] | dict[str, np.ndarray]
+Arrays = dict[str, Any]
+"""`jax.Array` or `np.ndarray` by path."""
 Weights = Literal["ema", "raw"]
 
 
@@ -52,7 +54,7 @@ def load_parameters(
     *,
     step: int | None = None,
     weights: Weights = "ema",
-    shardings: dict[str, Sharding] | None = None,
+    shardings: Mapping[str, Sharding] | None = None,
 ) -> StoredParameters:
     """Reads a run's (or a parameter folder's) parameters after verifying every digest.
 
@@ -93,7 +95,7 @@ def _load_run(run: RunDirectory, step: int | None, weights: Weights, shardings) 
     return StoredParameters(parameters, folder, int(folder.name), weights)
 
 
-def _read(folder: Path, shardings: dict[str, Sharding] | None) -> Arrays:
+def _read(folder: Path, shardings: Mapping[str, Sharding] | None) -> Arrays:
     if shardings is None:
         return read_arrays(folder)
     return read_arrays(folder, {path: shardings[path] for path in array_paths(folder) if path in shardings})
@@ -141,7 +143,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: not a readable array folder ({error})") from error
 
 
-def read_arrays(folder: Path, shardings: dict[str, Sharding] | None = None) -> Arrays:
+def read_arrays(folder: Path, shardings: Mapping[str, Sharding] | None = None) -> Arrays:
     """Reads the arrays in `shardings`, each straight into its sharding; None: all, as numpy arrays."""
     stored = _metadata(folder)
     if shardings is None:

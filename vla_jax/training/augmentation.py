@@ -22,7 +22,7 @@ _LEVEL = 64
 """Fixed point of a pixel: this many units a level."""
 _ONE = 1024
 """Fixed point of a factor."""
-_LUMA = np.array([306, 601, 117], np.int32)
+_LUMA = (306, 601, 117)
 """Of ITU-R BT.601, in units of `_ONE`."""
 _TURNS = 2048
 """Steps of a full hue turn."""
@@ -48,7 +48,7 @@ def jitter(config: ColorJitterConfig, observation: Observation, key: Key[Array, 
         jittered = jax.vmap(lambda picture, row_key: _jitter_window(config, picture, row_key))(pictures, keys)
         keep = observation.image_masks[slot][..., None, None, None]
         images[slot] = jnp.where(keep, jittered, pictures)
-    return observation.replace(images=images)
+    return dataclasses.replace(observation, images=images)
 
 
 def _jitter_window(
@@ -59,7 +59,7 @@ def _jitter_window(
     shift = _draw(brightness, (-config.brightness, config.brightness), 255 * _LEVEL)
     x, mean = x + shift, _mean(pictures) + shift
     x = mean + _scaled(x - mean, _draw(contrast, config.contrast, _ONE))
-    grey = _scaled(x, _LUMA).sum(-1, keepdims=True)
+    grey = _scaled(x, jnp.array(_LUMA)).sum(-1, keepdims=True)
     x = grey + _scaled(x - grey, _draw(saturation, config.saturation, _ONE))
     x = _turn_hue(config, x, hue)
     return jnp.clip((x + _LEVEL // 2) // _LEVEL, 0, 255).astype(jnp.uint8)
@@ -85,7 +85,8 @@ def _mean(pictures: UInt8[Array, "w y x 3"]) -> Int[Array, "w 1 1 3"]:
 def _turn_hue(config: ColorJitterConfig, x: Int[Array, "w y x 3"], key: Key[Array, ""]) -> Int[Array, "w y x 3"]:
     furthest = round(config.hue * _TURNS)
     matrix = jnp.asarray(_hue_matrices(furthest))[jax.random.randint(key, (), 0, 2 * furthest + 1)]
-    return (sum(x[..., i : i + 1] * matrix[:, i] for i in range(3)) + _ONE // 2) // _ONE
+    red, green, blue = (x[..., i : i + 1] * matrix[:, i] for i in range(3))
+    return (red + green + blue + _ONE // 2) // _ONE
 
 
 def _hue_matrices(furthest: int) -> np.ndarray:

@@ -106,6 +106,7 @@ class Checkpoints:
                 self._remove_leftovers()
 
     def _finish(self, step: int, temporary: Path, documents: dict[str, Any]) -> None:
+        assert self._checkpointer is not None
         try:
             self._checkpointer.wait_until_finished()
             if _is_first():
@@ -176,11 +177,11 @@ class Checkpoints:
         folder = self._run.step(step)
         items = {name: _restore_item(folder / name, arrays) for name, arrays in _items(target).items()}
         progress = items["progress"]
-        optimizer_paths, optimizer_tree = jax.tree_util.tree_flatten_with_path(target.optimizer)
+        with_paths, optimizer_tree = jax.tree_util.tree_flatten_with_path(target.optimizer)
         state = TrainState(
             step=progress["step"],
             parameters=items["parameters"],
-            optimizer=optimizer_tree.unflatten(items["optimizer"][_name(path)] for path, _ in optimizer_paths),
+            optimizer=jax.tree.unflatten(optimizer_tree, [items["optimizer"][_name(path)] for path, _ in with_paths]),
             ema=items.get("ema"),
             key=jax.random.wrap_key_data(progress["key"]),
             bad_step=jax.device_put(np.int32(-1), target.bad_step.sharding),
@@ -203,6 +204,7 @@ def restore_frozen(run: RunDirectory, shardings: dict[str, NamedSharding]) -> Pa
 
 def _items(state: TrainState) -> dict[str, Arrays]:
     """The folders of a step, each a flat dictionary; works on abstract states, too."""
+    key: Any
     if isinstance(state.key, jax.ShapeDtypeStruct):
         data = jax.eval_shape(jax.random.key_data, state.key)
         key = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=state.key.sharding)

@@ -1,21 +1,18 @@
 """What a fresh run starts from: another run's parameters, pretrained parts, or nothing but the seed."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
 
 from vla_jax.parameter_store import load_parameters
-from vla_jax.policies.base import PretrainedPart
 from vla_jax.training.program import Program, Shapes
 from vla_jax.types import InputError, Parameters
 
 log = logging.getLogger(__name__)
 
 
-class LoadPretrained(Protocol):
-    """Reads a part, by whole path: `vla_jax.convert.load.load_pretrained`."""
-
-    def __call__(self, part: PretrainedPart, shapes: Shapes, *, shardings: dict[str, Any]) -> Parameters: ...
+LoadPretrained = Callable[..., Parameters]
+"""(part, shapes, *, shardings) -> the part's parameters, all by whole path: `vla_jax.convert.load.load_pretrained`."""
 
 
 def starting_parameters(program: Program, init_from: Path | None, load_pretrained: LoadPretrained) -> Parameters:
@@ -35,7 +32,7 @@ def starting_parameters(program: Program, init_from: Path | None, load_pretraine
 
 
 def _pretrained(program: Program, load_pretrained: LoadPretrained) -> Parameters:
-    given = {}
+    given: Parameters = {}
     for part in program.config.policy.pretrained_parts():
         if part.path is not None:
             log.info("%s: reading %s weights from %s", part.prefix, part.family, part.path)

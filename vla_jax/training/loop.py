@@ -102,7 +102,8 @@ class Training:
 
     def _steps(self, state, frozen, loader, checkpoints, metrics_log) -> bool:
         config, run_step = self.config, self._program.step
-        step, metrics, in_flight = int(state.step), None, collections.deque()
+        step, metrics = int(state.step), None
+        in_flight: collections.deque[jax.Array] = collections.deque()
         pace = _Pace(step, loader)
         with _progress_bar(step, config.num_steps) as show:
             while step < config.num_steps:

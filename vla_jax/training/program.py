@@ -13,7 +13,7 @@ Axes: b batch.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from vla_jax import parameters as parameter_paths
 from vla_jax import sharding
 from vla_jax.config import RunConfig
 from vla_jax.parameters import Structure
+from vla_jax.policies.base import Policy
 from vla_jax.training.augmentation import jitter
 from vla_jax.training.state import TrainState, new_state, with_shardings
 from vla_jax.types import Batch, Parameters
@@ -110,11 +111,13 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     key, augmentation_key, loss_key = jax.random.split(state.key, 3)
     if config.augmentation is not None:
-        batch = batch.replace(observation=jitter(config.augmentation, batch.observation, augmentation_key))
+        observation = jitter(config.augmentation, batch.observation, augmentation_key)
+        batch = dataclasses.replace(batch, observation=observation)
 
     def loss(parameters: Parameters):
-        cast = {path: array.astype(_compute_dtype(config, array)) for path, array in parameters.items()}
-        losses = structure.merge(cast | frozen).loss(batch, key=loss_key)
+        in_compute_dtype = {path: array.astype(_compute_dtype(config, array)) for path, array in parameters.items()}
+        policy = cast(Policy, structure.merge(in_compute_dtype | frozen))
+        losses = policy.loss(batch, key=loss_key)
         return losses.total.astype(jnp.float32), losses
 
     gradients, losses = jax.grad(loss, has_aux=True)(state.parameters)
@@ -132,7 +135,7 @@ def train_step(
         "bad_step": bad_step,
     }
     ema = state.ema
-    if ema is not None:
+    if ema is not None and config.ema_decay is not None:
         ema = moving_average(ema, parameters, state.step, config.ema_decay)
         metrics["ema_norm"] = optax.global_norm(ema)
     return TrainState(state.step + 1, parameters, optimizer_state, ema, key, bad_step), metrics

@@ -50,7 +50,7 @@ def with_shardings(mesh: Mesh, state: TrainState, shardings: dict[str, jax.shard
     everywhere = sharding.replicated(mesh)
 
     def place(key_path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        path = getattr(key_path[-1], "key", None)
+        path = getattr(key_path[-1], "key", "")
         own = path in shardings and state.parameters[path].shape == leaf.shape
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path] if own else everywhere)
 
