@@ -5,6 +5,7 @@ Evaluation and serving start here. Axes: b batch, h horizon, a action.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +20,9 @@ from vla_jax import parameters as parameter_paths
 from vla_jax.config import RunConfig
 from vla_jax.language.tokenizer import Tokenizer
 from vla_jax.parameter_store import StoredParameters, Weights, load_parameters
+from vla_jax.parameters import Structure
 from vla_jax.run_directory import RunDirectory
-from vla_jax.types import InputError, Observation
+from vla_jax.types import InputError, Observation, Parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,8 @@ class TrainedPolicy:
         return dataclasses.replace(self, stored=stored)
 
     @functools.cached_property
-    def _act(self):
+    def structure(self) -> Structure:
+        """Raises InputError where the stored parameters do not fit it."""
         structure = parameter_paths.abstract(lambda: self.config.policy.build(nnx.Rngs(0)))
         shapes = structure.shapes()
         found = {path: array.shape for path, array in self.stored.parameters.items()}
@@ -67,7 +70,17 @@ class TrainedPolicy:
                 f"{self.stored.folder}: {unfit[0]} is {found.get(unfit[0], 'missing')}, its config.json expects "
                 f"{shapes[unfit[0]].shape} ({len(unfit)} such parameters); the folder was put together from two runs"
             )
-        return jax.jit(lambda parameters, observation: structure.merge(parameters).act(observation))
+        return structure
+
+    @functools.cached_property
+    def _act(self) -> Callable[[Parameters, Observation], jax.Array]:
+        structure = self.structure
+
+        def act(parameters: Parameters, observation: Observation) -> jax.Array:
+            policy: Any = structure.merge(parameters)
+            return policy.act(observation)
+
+        return jax.jit(act)
 
 
 def load_policy(path: Path | str, *, step: int | None = None, weights: Weights = "ema") -> TrainedPolicy:

@@ -10,6 +10,7 @@ Differs: the temperature trains (see `fusion/early_fusion.py`); padded targets a
 
 import dataclasses
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -192,6 +193,19 @@ class EfVla(Policy):
         stages["trunk_output"] = context.queries
         stages["actions"] = self.head.sample(context, key=None)
         return stages
+
+    def attention_maps(self, observation: Observation) -> dict[str, Float[Array, "b w t r c"]]:
+        """Eq. 4's weights by camera slot: where in the grid [r, c] of patches each text token looks."""
+        batch, window = observation.timestep_mask.shape
+        text = self.clip.text_tokens(observation.instruction_tokens, observation.instruction_mask)
+        maps = {}
+        for slot in self.config.cameras:
+            images = observation.images[slot]
+            patches = self.patch_features(images.reshape(-1, *images.shape[2:]))
+            weights = self.fusion[slot].attention(jnp.repeat(text, window, axis=0), patches)
+            side = math.isqrt(weights.shape[-1])
+            maps[slot] = weights.reshape(batch, window, -1, side, side)
+        return maps
 
     def context(self, observation: Observation, *, key: Key[Array, ""] | None) -> PolicyContext:
         """One read-out token a window step."""
