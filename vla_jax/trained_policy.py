@@ -63,13 +63,20 @@ class TrainedPolicy:
     def structure(self) -> Structure:
         """Raises InputError where the stored parameters do not fit it."""
         structure = parameter_paths.abstract(lambda: self.config.policy.build(nnx.Rngs(0)))
-        shapes = structure.shapes()
-        found = {path: array.shape for path, array in self.stored.parameters.items()}
-        if unfit := sorted(path for path, shape in shapes.items() if found.get(path) != shape.shape):
-            raise InputError(
-                f"{self.stored.folder}: {unfit[0]} is {found.get(unfit[0], 'missing')}, its config.json expects "
-                f"{shapes[unfit[0]].shape} ({len(unfit)} such parameters); the folder was put together from two runs"
-            )
+        found, shapes = self.stored.parameters, structure.shapes()
+        for cause, paths in (
+            ("are missing", shapes.keys() - found.keys()),
+            ("have no place in its config.json", found.keys() - shapes.keys()),
+            (
+                "have another shape than by its config.json",
+                {path for path in shapes.keys() & found.keys() if found[path].shape != shapes[path].shape},
+            ),
+        ):
+            if paths:
+                raise InputError(
+                    f"{self.stored.folder}: {len(paths)} parameters {cause}: {sorted(paths)[:5]}; "
+                    "the folder was put together from two runs"
+                )
         return structure
 
     @functools.cached_property

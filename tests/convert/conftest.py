@@ -49,12 +49,13 @@ def random_statistics(datasets=DATASETS) -> dict[str, dict]:
 
 
 def write_parameters(folder: Path, config: RunConfig, *, datasets=DATASETS, **changed_parameters) -> Path:
-    """A parameter folder, as `import` and training leave them."""
+    """A parameter folder, as `import` and training leave them. A changed parameter that is None is left out."""
     documents = {
         "config.json": configuration.to_json(config),
         "dataset_statistics.json": random_statistics(datasets),
     }
-    save_parameters(folder, random_parameters(config) | changed_parameters, documents=documents)
+    parameters = random_parameters(config) | changed_parameters
+    save_parameters(folder, {p: array for p, array in parameters.items() if array is not None}, documents=documents)
     return folder
 
 

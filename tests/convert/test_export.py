@@ -16,7 +16,8 @@ from tests.conftest import ROOT, one_device
 from tests.convert.conftest import random_parameters, run_config, write_parameters
 from vla_jax.__main__ import main
 from vla_jax.commands import export as export_command
-from vla_jax.convert import parity
+from vla_jax.convert import parity, targets
+from vla_jax.convert.export import target_names
 from vla_jax.convert.rules import disk_tensors, find_family
 from vla_jax.convert.safetensors_folder import SafetensorsFolder
 from vla_jax.convert.targets import hf
@@ -43,7 +44,8 @@ def refused(checkpoint: Path, out: Path, capsys, *options: str) -> str:
     assert export(checkpoint, out, *options) == 2
     assert sorted(root.iterdir()) == before
     message = capsys.readouterr().err
-    assert "Traceback" not in message
+    assert message.count("\n") == 1
+    assert message.startswith("python -m vla_jax export: ")
     return message
 
 
@@ -234,6 +236,46 @@ def test_code_that_computes_something_else_is_caught(parameter_folder, tmp_path,
     assert "differ at 'predict_action'" in refused(parameter_folder, tmp_path / "out", capsys)
 
 
+@pytest.mark.usefixtures("quick")
+def test_an_action_that_is_nan_for_one_dataset_only_is_caught(parameter_folder, tmp_path, monkeypatch, capsys):
+    right = export_command._predictions
+
+    def wrong(policy):
+        for number, (arguments, chunk) in enumerate(right(policy)):
+            yield arguments, np.full_like(chunk, np.nan) if number == 0 else chunk
+
+    monkeypatch.setattr(export_command, "_predictions", wrong)
+    assert "differ at 'predict_action': nan" in refused(parameter_folder, tmp_path / "out", capsys)
+
+
+# ---- targets
+
+
+NOTE_TARGET = """
+from vla_jax.convert.targets import hf
+
+def write(folder, export):
+    hf.write(folder, export)
+    (folder / "NOTE.txt").write_text(export.policy)
+
+write_report = hf.write_report
+"""
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_second_target_is_one_new_file(parameter_folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "targets" / "note.py").write_text(NOTE_TARGET)
+    monkeypatch.setattr(targets, "__path__", [*targets.__path__, str(tmp_path / "targets")])
+    assert target_names() == ["hf", "note"]
+    assert main(["export", "--checkpoint", str(parameter_folder), "--to", "note", "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "NOTE.txt").read_text() == "ef_vla"
+    with pytest.raises(SystemExit) as stopped:
+        main(["export", "--checkpoint", str(parameter_folder), "--to", "nobody", "--out", str(tmp_path / "none")])
+    assert stopped.value.code == 2
+    assert "note" in capsys.readouterr().err
+
+
 # ---- bad input
 
 
@@ -292,6 +334,7 @@ def test_a_folder_without_statistics_or_configuration_is_refused(name, parameter
         ({"head/out/bias": np.full(50, np.nan, np.float32)}, "head/out/bias"),
         ({"head/out/bias": np.zeros(49, np.float32)}, "another shape"),
         ({"head/out/extra": np.zeros(1, np.float32)}, "have no place"),
+        ({"head/out/bias": None}, "are missing"),
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(change, message, tmp_path, capsys):

@@ -11,19 +11,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from rich.console import Console
 
 from data_pipelines.transforms.resize import Resize
 from vla_jax import config as configuration
-from vla_jax.convert.targets import hf
-from vla_jax.parameters import Structure, abstract, matching
+from vla_jax.convert.export import Export, find_target, target_names
+from vla_jax.parameters import Structure, matching
 from vla_jax.run_directory import new_folder
 from vla_jax.trained_policy import TrainedPolicy, load_policy
 from vla_jax.types import InputError, Observation, Parameters
 
 HELP = "a PyTorch folder with parity.json; writes nothing on a mismatch"
-TARGETS = ("hf",)
 BAR = 1e-5
 """Of a stage's largest value. Measured: 1e-6 for the tiny twin, 1.5e-6 for CLIP B/32 with the sharpest temperature."""
 INSTRUCTION = "put the spoon in the pot"
@@ -34,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN_OR_PARAMS")
     parser.add_argument("--step", type=int, help="of a run; default: its newest")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="ema: where the run keeps one")
-    parser.add_argument("--to", choices=TARGETS, default="hf", help="who reads the folder")
+    parser.add_argument("--to", choices=target_names(), default="hf", help="who reads the folder")
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
 
 
@@ -45,14 +43,15 @@ def run(options: argparse.Namespace) -> int:
         from vla_jax.convert import parity  # torch, which nothing else here needs
     except ImportError as error:
         raise InputError(f"export needs PyTorch ({error}): pip install -r requirements-export.txt") from error
+    target = find_target(options.to)
     console = Console(stderr=True)
     with console.status("reading the checkpoint") as status, new_folder(options.out) as folder:
         policy = load_policy(options.checkpoint, step=options.step, weights=options.weights)
-        structure = abstract(lambda: policy.config.policy.build(nnx.Rngs(0)))
-        export = _export(policy, _checked_parameters(policy, structure))
+        structure = policy.structure
+        export = _export(policy, _finite_parameters(policy))
         _check_statistics(policy)
         status.update("writing the folder")
-        hf.write(folder, export)
+        target.write(folder, export)
         status.update("comparing torch with JAX")
         report = parity.compare(
             folder,
@@ -61,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
             _predictions(policy),
             bar=BAR,
         )
-        hf.write_report(folder, export, report)
+        target.write_report(folder, export, report)
     print(
         f"{options.out}: {len(report['sha256'])} tensors; over {report['inputs']} inputs torch and JAX differ by at "
         f"most {report['max_relative_error']:.1e} of the largest value"
@@ -69,13 +68,13 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _export(policy: TrainedPolicy, parameters: dict[str, np.ndarray]) -> hf.Export:
+def _export(policy: TrainedPolicy, parameters: dict[str, np.ndarray]) -> Export:
     config, stored = policy.config, policy.stored
     source = {"Run": config.name, "Datasets": ", ".join(f"`{dataset}`" for dataset in sorted(policy.statistics))}
     if stored.step is not None:
         source["Step"] = f"{stored.step} of {config.num_steps}, batches of {config.batch_size}"
         source["Weights"] = "moving average (EMA)" if stored.weights == "ema" else "raw, no moving average"
-    return hf.Export(
+    return Export(
         policy=type(config.policy).__module__.rpartition(".")[2],
         settings=configuration.to_json(config.policy),
         requirements=config.policy.data_requirements(),
@@ -88,16 +87,9 @@ def _export(policy: TrainedPolicy, parameters: dict[str, np.ndarray]) -> hf.Expo
     )
 
 
-def _checked_parameters(policy: TrainedPolicy, structure: Structure) -> dict[str, np.ndarray]:
+def _finite_parameters(policy: TrainedPolicy) -> dict[str, np.ndarray]:
     """In float32, which widens bfloat16 exactly."""
-    folder, found, shapes = policy.stored.folder, policy.stored.parameters, structure.shapes()
-    for cause, names in (
-        ("are missing", shapes.keys() - found.keys()),
-        ("have no place in its config.json", found.keys() - shapes.keys()),
-        ("have another shape than by its config.json", {p for p in shapes if found[p].shape != shapes[p].shape}),
-    ):
-        if names:
-            raise InputError(f"{folder}: {len(names)} parameters {cause}: {sorted(names)[:5]}")
+    folder, found = policy.stored.folder, policy.stored.parameters
     parameters = {path: np.asarray(array).astype(np.float32, copy=False) for path, array in found.items()}
     if damaged := sorted(path for path, array in parameters.items() if not np.isfinite(array).all()):
         raise InputError(f"{folder}: {damaged[:5]} hold values that are not finite; take an earlier --step")

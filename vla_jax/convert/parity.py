@@ -49,8 +49,9 @@ def compare(
         _refuse(errors, bar)
         for arguments, expected in predictions:
             found = model.predict_action(**arguments)
-            error = float(np.abs(found - expected).max() / np.abs(expected).max())
-            errors["predict_action"] = max(error, errors.get("predict_action", 0.0))
+            error = np.abs(found - expected).max() / np.abs(expected).max()
+            # np.maximum, not max: NaN must win.
+            errors["predict_action"] = float(np.maximum(error, errors.get("predict_action", 0.0)))
         _refuse(errors, bar)
     return {
         "inputs": inputs,

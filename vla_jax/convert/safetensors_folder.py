@@ -85,6 +85,7 @@ class SafetensorsFolder:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """An object of a Hugging Face folder; the advice is to fetch it, which fits no other JSON of ours."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; a Hugging Face folder with {path.name} is expected")
     try:

@@ -4,18 +4,18 @@
 (CLIP) lies in the module of its prefix under that table's names.
 """
 
-import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vla_jax.convert import model_card
+from vla_jax.convert.export import Export
 from vla_jax.convert.save import disk_arrays, save
-from vla_jax.convert.targets import model_card
-from vla_jax.types import DataRequirements, InputError
+from vla_jax.types import InputError
 
 TEMPLATES = Path(__file__).with_suffix("")
 NOT_EXPORTED = ("type", "remat", "schema_version")
@@ -23,45 +23,23 @@ NOT_EXPORTED = ("type", "remat", "schema_version")
 RESIZE = {"library": "Pillow", "resample": "bicubic", "antialias": True, "keep_aspect_ratio": False}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Export:
-    policy: str
-    """The policy's file in `vla_jax/policies`."""
-    settings: dict[str, Any]
-    """Its configuration as JSON."""
-    requirements: DataRequirements
-    parameters: Mapping[str, np.ndarray]
-    """All of them, by path."""
-    parts: Mapping[str, str]
-    """Prefix -> family, of the parts that have a table of their own."""
-    frozen: frozenset[str]
-    """Paths that were not trained."""
-    statistics: dict[str, Any]
-    save_tokenizer: Callable[[Path], None]
-    source: dict[str, str]
-    """For the model card: where the weights come from, by name."""
-
-    @property
-    def class_name(self) -> str:
-        return "".join(word.capitalize() for word in self.policy.split("_"))
-
-    def templates(self) -> list[Path]:
-        files = sorted((TEMPLATES / self.policy).glob("*.py"))
-        if not files:
-            known = sorted(folder.name for folder in TEMPLATES.iterdir() if folder.is_dir())
-            raise InputError(f"--to hf: no PyTorch code for policy {self.policy!r}; there is for {known}")
-        return files
-
-
 def write(folder: Path, export: Export) -> None:
     """Everything but what needs the comparison: parity.json and the model card."""
-    for template in export.templates():
+    for template in templates(export.policy):
         shutil.copyfile(template, folder / template.name)
     save(folder, tensors(export, export.parameters))
     export.save_tokenizer(folder)
     _write_json(folder / "config.json", _config(export))
     _write_json(folder / "preprocessor_config.json", _processor(export))
     _write_json(folder / "dataset_statistics.json", export.statistics)
+
+
+def templates(policy: str) -> list[Path]:
+    files = sorted((TEMPLATES / policy).glob("*.py"))
+    if not files:
+        known = sorted(folder.name for folder in TEMPLATES.iterdir() if folder.is_dir())
+        raise InputError(f"--to hf: no PyTorch code for policy {policy!r}; there is for {known}")
+    return files
 
 
 def write_report(folder: Path, export: Export, parity: dict[str, Any]) -> None:

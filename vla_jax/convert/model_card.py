@@ -1,11 +1,9 @@
 """README.md of an exported folder: what it is, what goes in and comes out, how to load and fine-tune it."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from vla_jax.convert.export import Export
 from vla_jax.types import Dimension
-
-if TYPE_CHECKING:
-    from vla_jax.convert.targets.hf import Export
 
 FORMS = {
     "relative_pose": (
@@ -88,7 +86,7 @@ outputs: limit them before they reach a robot.
 """
 
 
-def text(export: "Export", parity: dict[str, Any]) -> str:
+def text(export: Export, parity: dict[str, Any]) -> str:
     requirements, keys = export.requirements, sorted(export.statistics)
     space = requirements.action_space
     several = len(keys) > 1
