@@ -2,7 +2,7 @@
 
 import argparse
 import importlib.util
-import json
+import inspect
 import os
 import sys
 from pathlib import Path
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from data_pipelines.action_spaces import relative_pose
+from data_pipelines.cache import write_json
 from data_pipelines.discovery import find_action_space, find_dataset
 from data_pipelines.index.dataset_directory import read_directory
 from data_pipelines.index.sidecar import open_index
@@ -88,6 +89,8 @@ def _index(options: argparse.Namespace) -> None:
 
 
 def _stats(options: argparse.Namespace) -> None:
+    if options.json:
+        _check_writable(options.json)
     space = _recipe_space(options.config) if options.config else relative_pose.action_space(1)
     directory = read_directory(options.directory)
     dataset = find_dataset(directory.name)
@@ -96,7 +99,7 @@ def _stats(options: argparse.Namespace) -> None:
     form = find_action_space(space.form)
     tree = {directory.name: open_statistics(dataset, index, table, form, space, options.cache)}
     if options.json:
-        options.json.write_text(json.dumps(tree, indent=1) + "\n")
+        write_json(options.json, tree)
     _print_table(tree[directory.name], space)
 
 
@@ -121,8 +124,18 @@ def _demo(options: argparse.Namespace) -> None:
     )
 
 
+def _check_writable(file: Path) -> None:
+    folder = file.parent
+    if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        cause = "it is a folder" if file.is_dir() else f"{folder} is no folder that can be written"
+        raise InputError(f"--json {file}: {cause}; name a file in a folder that exists")
+
+
 def _recipe_space(name: str) -> ActionSpace:
-    """The action space of `configs/NAME.py[:VARIANT]`; a recipe is code of the user's own."""
+    """The action space of `configs/NAME.py[:VARIANT]`; a recipe is code of the user's own.
+
+    `vla_jax.recipe.load` reads a whole RunConfig, which this package may not import.
+    """
     path, _, variant = name.partition(":")
     if not Path(path).is_file():
         raise InputError(f"--config {name}: no file {path}")
@@ -130,11 +143,21 @@ def _recipe_space(name: str) -> ActionSpace:
     if spec is None or spec.loader is None:
         raise InputError(f"--config {name}: {path} is not a Python file")
     recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-    function = getattr(recipe, variant or "get_config", None)
-    if not callable(function):
-        raise InputError(f"--config {name}: {path} has no function {variant or 'get_config'}()")
-    return function().action_space
+    try:
+        spec.loader.exec_module(recipe)
+    except SyntaxError as error:
+        raise InputError(f"--config {name}: {error.filename}, line {error.lineno}: {error.msg}; mend it") from error
+    variant = variant or "get_config"
+    function = getattr(recipe, variant, None)
+    if not inspect.isfunction(function):
+        raise InputError(f"--config {name}: {path} has no function {variant}()")
+    config = function()
+    space = getattr(config, "action_space", None)
+    if not isinstance(space, ActionSpace):
+        raise InputError(
+            f"--config {name}: {variant}() gives a {type(config).__name__} without an ActionSpace, expected a RunConfig"
+        )
+    return space
 
 
 def _print_table(statistics: dict[str, Any], space: ActionSpace) -> None:

@@ -110,7 +110,10 @@ class Pipeline:
 
     def batches(self, start_step: int, rows: slice | None = None) -> "Batches":
         """Batches from `start_step` on; `rows`: this host's part of each global batch."""
-        reader = grain.MapDataset.source(_Steps(self, rows or slice(None)))
+        rows = rows or slice(None)
+        drawn = start_step * len(range(self.batch_size)[rows])
+        self.quarantine.resume(start_step * self.batch_size, drawn)
+        reader = grain.MapDataset.source(_Steps(self, rows))
         options = grain.ReadOptions(num_threads=self.data.num_threads, prefetch_buffer_size=self.data.prefetch)
         return Batches(iter(reader[start_step:].to_iter_dataset(options)))
 

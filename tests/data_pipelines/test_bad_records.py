@@ -34,6 +34,11 @@ def text_for_a_picture(number, episode):
         episode["steps/observation/image_0"][3] = b"\x89PNG\r\n\x1a\nnot really"
 
 
+def several_truncated_pictures(_, episode):
+    pictures = episode["steps/observation/image_0"]
+    pictures[::3] = [picture[:-200] for picture in pictures[::3]]
+
+
 def nan_action(number, episode):
     if number == 1:
         episode["steps/action"][3, 0] = np.nan
@@ -170,6 +175,40 @@ def test_more_bad_samples_than_allowed_stop_the_run(tmp_path):
     assert pipeline.num_replaced == int(0.003 * FEWEST_SAMPLES) + 1
     with pytest.raises(InputError, match=message):  # also from the threads that read ahead
         read(open_generated(tmp_path, **limit), 200)
+
+
+def test_a_run_that_is_preempted_often_reaches_the_limit_too(tmp_path, caplog):
+    caplog.set_level("INFO")
+    quarantine = tmp_path / "q.jsonl"
+    write_bridge(tmp_path, edit=several_truncated_pictures, lengths=(20, 20, 20))
+    arguments = {"max_bad_share": 0.004, "quarantine": quarantine, "batch_size": 1, "needs": requirements(window=1)}
+    counts = []
+
+    def read_one(start):
+        pipeline = open_generated(tmp_path, **arguments)
+        pipeline.quarantine.resume(start, start)
+        pipeline.batch(start)
+        counts.append(pipeline.num_replaced)
+
+    with pytest.raises(InputError, match=r"5 of \d+ samples had to be replaced"):
+        collections.deque(map(read_one, range(300)), maxlen=0)  # each a process that is preempted after one step
+    assert max(counts) == 1
+    assert "bad records are listed" in caplog.text
+
+
+def test_samples_that_are_drawn_again_after_a_resume_count_once(tmp_path):
+    quarantine = tmp_path / "q.jsonl"
+    write_bridge(tmp_path, edit=several_truncated_pictures, lengths=(20, 20, 20))
+    arguments = {"needs": requirements(window=1), "quarantine": quarantine, "batch_size": 1}
+    for _ in range(2):
+        pipeline = open_generated(tmp_path, **arguments)
+        read(pipeline, 20)
+        assert pipeline.quarantine.num_replaced_before == 0
+    listed = [line["sample_index"] for line in lines_of(quarantine)]
+    pipeline = open_generated(tmp_path, **arguments)
+    read(pipeline, 1, 10)
+    assert pipeline.quarantine.num_drawn_before == 10
+    assert pipeline.quarantine.num_replaced_before == len({sample for sample in listed if sample < 10}) > 0
 
 
 def test_a_share_of_zero_tolerates_none(tmp_path):

@@ -72,6 +72,39 @@ def test_bad_input_is_one_message_and_exit_2(tmp_path, capsys):
     assert not list((tmp_path / "cache").rglob("*.npy"))
 
 
+@pytest.mark.parametrize(
+    ("json_file", "message"), [("none/x.json", "none is no folder that can be written"), (".", "it is a folder")]
+)
+def test_stats_refuses_a_json_file_that_cannot_be_written_before_the_work(tmp_path, capsys, json_file, message):
+    folder = write_bridge(tmp_path / "data")
+    arguments = ["stats", str(folder), "--cache", str(tmp_path / "cache"), "--json", str(tmp_path / json_file)]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("def get_config():\n    return {}", "get_config() gives a dict without an ActionSpace, expected a RunConfig"),
+        ("import types\ndef get_config():\n    return types.SimpleNamespace(action_space=7)", "without an ActionSpace"),
+        ("get_config = 3", "has no function get_config()"),
+        ("def get_config(:", "line 1"),
+    ],
+)
+def test_stats_refuses_a_recipe_that_gives_no_configuration(tmp_path, capsys, recipe, message):
+    folder = write_bridge(tmp_path)
+    (tmp_path / "recipe.py").write_text(recipe)
+    arguments = ["stats", str(folder), "--cache", str(tmp_path / "cache"), "--config", str(tmp_path / "recipe.py")]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_fresh_process_trains_on_data_without_tensorflow_torch_or_transformers(tmp_path):
     write_bridge(tmp_path)
     code = f"""
