@@ -53,6 +53,8 @@ ARROWS: list[tuple[str, tuple[str, ...]]] = [
     ("configs", ("configs", "vla_jax", "data_pipelines")),
 ]
 TORCH_MAY_LIVE_IN = ("vla_jax/convert/parity.py",)
+# The one place where run, policy and data meet: each parameter is another owner's.
+MORE_PARAMETERS = {"data_pipelines/pipeline.py:open_pipeline": 8}
 
 
 @functools.cache
@@ -110,11 +112,16 @@ def test_heavy_frameworks_stay_where_they_belong(file):
         assert not roots & {"torch", "transformers", "peft"}
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if EXPORTED.match(file)] or [pytest.param("", marks=())])
+def test_there_are_files_in_every_room_and_exported_templates():
+    """Without them the tests over files would pass empty."""
+    assert [file for file in FILES if EXPORTED.match(file)]
+    assert not [room for room, _ in ARROWS if not any(file.startswith(room) for file in FILES)]
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if EXPORTED.match(file)])
 def test_exported_templates_need_nothing_of_ours(file):
-    if file:
-        roots = {name.split(".")[0] for name in _imports(file)}
-        assert not roots & {"vla_jax", "data_pipelines", "jax", "flax"}
+    roots = {name.split(".")[0] for name in _imports(file)}
+    assert not roots & {"vla_jax", "data_pipelines", "jax", "flax"}
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -151,7 +158,8 @@ def test_functions_are_short(file):
             assert length <= 50, f"{file}:{node.lineno}: {node.name} has {length} lines"
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             count = len([argument for argument in arguments if argument.arg not in ("self", "cls")])
-            assert count <= 8, f"{file}:{node.lineno}: {node.name} has {count} parameters"
+            most = MORE_PARAMETERS.get(f"{file}:{node.name}", 7)
+            assert count <= most, f"{file}:{node.lineno}: {node.name} has {count} parameters"
 
 
 def test_meshes_live_in_sharding_and_training_only():
