@@ -1,10 +1,11 @@
 import dataclasses
 
 import jax
+import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
-from vla_jax.sharding import RULES, MeshConfig, check_batch_size, parameter_sharding
+from vla_jax.sharding import MESH_AXES, RULES, MeshConfig, check_batch_size, parameter_sharding, process_rows
 from vla_jax.types import InputError
 
 
@@ -54,3 +55,26 @@ def test_a_batch_that_does_not_divide_is_refused(mesh):
     check_batch_size(mesh, 8)
     with pytest.raises(InputError, match="batch_size=6"):
         check_batch_size(mesh, 6)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "order", "first", "second"),
+    [
+        ((8, 1, 1), "01234567", (0, 4), (4, 8)),
+        ((2, 2, 2), "01234567", (0, 4), (4, 8)),
+        ((1, 4, 2), "04152637", (0, 8), (0, 8)),  # every tensor pair spans the processes
+        ((1, 1, 8), "01234567", (0, 8), (0, 8)),
+        ((8, 1, 1), "45670123", (4, 8), (0, 4)),
+        ((8, 1, 1), "01452367", (0, 6), (2, 8)),  # not contiguous: the shortest slice over them
+        ((2, 2, 2), "45016723", (2, 8), (0, 6)),
+    ],
+)
+def test_a_process_reads_the_rows_that_its_devices_hold(sizes, order, first, second):
+    devices = jax.devices()
+    mesh = Mesh(np.array([devices[int(number)] for number in order]).reshape(sizes), MESH_AXES)
+    for part, (start, stop) in ((devices[:4], first), (devices[4:], second)):
+        assert process_rows(mesh, 8, part) == slice(start, stop)
+
+
+def test_the_one_process_reads_all_rows(mesh):
+    assert process_rows(mesh, 8) == slice(0, 8)

@@ -6,9 +6,9 @@ a mesh. A dimension that the mesh axis does not divide is replicated instead.
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vla_jax.types import InputError
@@ -89,7 +89,18 @@ def check_batch_size(mesh: Mesh, batch_size: int) -> None:
         raise InputError(f"batch_size={batch_size} does not divide over data x fsdp = {ways} devices")
 
 
-def process_rows(batch_size: int) -> slice:
-    """The rows of the global batch that this process feeds."""
-    rows = np.array_split(np.arange(batch_size), jax.process_count())[jax.process_index()]
-    return slice(int(rows[0]), int(rows[-1]) + 1)
+def process_rows(mesh: Mesh, batch_size: int, devices: Iterable[jax.Device] | None = None) -> slice:
+    """The rows of the global batch that the devices of one process hold, or the shortest slice that covers them.
+
+    Slices of processes overlap where `tensor` spans processes, or where the mesh orders its devices unlike the
+    processes. Args: devices: by default this process's.
+    """
+    indices = batch_sharding(mesh).devices_indices_map((batch_size,))
+    held = [row_bounds(indices[device][0], batch_size) for device in devices or mesh.local_devices]
+    return slice(min(start for start, _ in held), max(stop for _, stop in held))
+
+
+def row_bounds(rows: slice, batch_size: int) -> tuple[int, int]:
+    """First row, and the one past the last, of JAX's index: a slice that may be open."""
+    start, stop, _ = rows.indices(batch_size)
+    return start, stop

@@ -1,5 +1,6 @@
 """Two processes make one run: the batches and losses of one process, one checkpoint, one stop."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -12,42 +13,72 @@ from tests.conftest import ROOT, one_device
 from tests.toy import series, toy_config, train_toy
 from vla_jax.run_directory import RunDirectory
 
-RUN = """
-import sys, time
+SETTINGS = """
+import json, sys, time
 from pathlib import Path
+import jax
 from flax import nnx
 from tests.toy import ToyPipeline, toy_config, train_toy
 from vla_jax import accelerator, config
 from vla_jax.training.preemption import EXIT_CODE, Preemption
-
-class Slow(ToyPipeline):
-    def batch(self, step):
-        time.sleep(0.1)
-        return super().batch(step)
 
 nnx.set_graph_mode(False)
 nnx.set_graph_updates(False)
 config.OWN_PACKAGES += ("tests.",)
 accelerator.choose_platform()
 accelerator.join_processes()
+folder = Path(sys.argv[1])
+"""
+
+SLOW_RUN = """
+class Slow(ToyPipeline):
+    def batch(self, step):
+        time.sleep(0.1)
+        return super().batch(step)
+
 with accelerator.first_process_first("data"):
     pipeline = Slow(42, 8)
 with Preemption() as preemption:
-    done = train_toy(toy_config(num_steps=40), Path(sys.argv[1]), pipeline=pipeline, preemption=preemption, devices=2)
+    done = train_toy(toy_config(num_steps=40), folder, pipeline=pipeline, preemption=preemption, devices=2)
 sys.exit(0 if done else EXIT_CODE)
 """
+
+RUN_ON_MESHES = """
+from vla_jax.run_directory import RunDirectory
+from vla_jax.sharding import MeshConfig
+from vla_jax.training import loop
+from vla_jax.training.program import build_program
+
+devices = jax.devices()
+meshes = {"tensor": (MeshConfig(data=1, tensor=2), devices), "reversed": (MeshConfig(data=2), devices[::-1])}
+for name, (sizes, order) in meshes.items():
+    lines, step_line = [], loop.step_line
+    loop.step_line = lambda *arguments: lines.append(step_line(*arguments)) or lines[-1]
+    settings = toy_config(num_steps=6, mesh=sizes)
+    mesh = sizes.build(order)
+    assert mesh.devices.ravel().tolist() == order
+    run, program = RunDirectory(folder / name), build_program(settings, mesh)
+    assert loop.Training(program, run, ToyPipeline(42, 8), Preemption()).run(dict)
+    loop.step_line = step_line
+    (folder / f"{name}.{jax.process_index()}.json").write_text(json.dumps(lines))
+"""
+
+
+def start_two(script, folder) -> list[subprocess.Popen]:
+    """Two processes of one device each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        together = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free.getsockname()[1]}", "JAX_NUM_PROCESSES": "2"}
+    command = [sys.executable, "-c", SETTINGS + script, str(folder)]
+    environments = [one_device() | together | {"JAX_PROCESS_ID": number} for number in ("0", "1")]
+    return [
+        subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) for environment in environments
+    ]
 
 
 def test_two_processes_stop_at_the_same_step_and_one_process_goes_on(tmp_path):
     run, config = RunDirectory(tmp_path / "run"), toy_config(num_steps=40)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        together = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free.getsockname()[1]}", "JAX_NUM_PROCESSES": "2"}
-    processes = []
-    for number in ("0", "1"):
-        environment = one_device() | together | {"JAX_PROCESS_ID": number}
-        command = [sys.executable, "-c", RUN, str(run.path)]
-        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL))
+    processes = start_two(SLOW_RUN, run.path)
     while not run.metrics.exists() or run.metrics.read_bytes().count(b"\n") < 7:
         assert processes[0].poll() is None
         time.sleep(0.02)
@@ -63,3 +94,17 @@ def test_two_processes_stop_at_the_same_step_and_one_process_goes_on(tmp_path):
     assert series(run.path, "step", "batch_digest") == series(tmp_path / "single", "step", "batch_digest")
     for (ours,), (theirs,) in zip(series(run.path, "loss"), series(tmp_path / "single", "loss"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_both_processes_see_the_losses_of_one_where_tensor_spans_them_or_devices_are_permuted(tmp_path):
+    processes = start_two(RUN_ON_MESHES, tmp_path)
+    assert [process.wait(timeout=240) for process in processes] == [0, 0]
+    assert train_toy(toy_config(num_steps=6), tmp_path / "single")
+    single = series(tmp_path / "single", "step", "batch_digest", "loss_hex")
+    assert len(single) == 6
+    for name in ("tensor", "reversed"):
+        for process in range(2):
+            lines = json.loads((tmp_path / f"{name}.{process}.json").read_text())
+            assert [(line["step"], line["batch_digest"]) for line in lines] == [row[:2] for row in single]
+            losses = [float.fromhex(line["loss_hex"]) for line in lines]
+            assert losses == pytest.approx([float.fromhex(row[2]) for row in single], rel=1e-6), (name, process)

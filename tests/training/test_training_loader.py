@@ -24,7 +24,7 @@ def threads():
 
 def test_batches_come_in_order_and_sharded_over_data_and_fsdp(mesh):
     pipeline = ToyPipeline(0, 8)
-    loader = Loader(pipeline.batches(3, slice(None)), mesh)
+    loader = Loader(pipeline.batches(3, slice(None)), mesh, batch_size=8)
     for step in (3, 4, 5):
         batch = next(loader)
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(batch), pipeline.batch(step))
@@ -45,7 +45,7 @@ def test_close_returns_while_the_queue_is_full_and_closes_the_source(mesh):
         def close(self):
             closed.append(True)
 
-    loader = Loader(Source(), mesh)
+    loader = Loader(Source(), mesh, batch_size=8)
     next(loader)
     loader.close()
     loader.close()
@@ -58,7 +58,7 @@ def test_an_error_comes_after_the_batches_before_it(mesh):
         yield ToyPipeline(0, 8).batch(0)
         raise OSError("the disk went away")
 
-    loader = Loader(source(), mesh)
+    loader = Loader(source(), mesh, batch_size=8)
     next(loader)
     for _ in range(2):
         with pytest.raises(OSError, match="the disk went away"):
@@ -67,7 +67,7 @@ def test_an_error_comes_after_the_batches_before_it(mesh):
 
 
 def test_a_finite_source_ends(mesh):
-    loader = Loader(itertools.islice(ToyPipeline(0, 8).batches(0, slice(None)), 2), mesh)
+    loader = Loader(itertools.islice(ToyPipeline(0, 8).batches(0, slice(None)), 2), mesh, batch_size=8)
     assert len(list(loader)) == 2
     loader.close()
 
@@ -78,7 +78,7 @@ def test_waiting_for_a_slow_source_is_measured(mesh):
             time.sleep(0.1)
             yield batch
 
-    loader = Loader(slow(), mesh)
+    loader = Loader(slow(), mesh, batch_size=8)
     next(loader)
     next(loader)
     assert loader.wait_seconds > 0.1

@@ -1,6 +1,6 @@
 """Host batches to global `jax.Array`s, prepared ahead by a background thread.
 
-Axes: b batch: this process's rows on the host, the global batch on the devices.
+Axes: b batch: the rows that this process reads on the host, the global batch on the devices.
 """
 
 import queue
@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from vla_jax import sharding
@@ -20,10 +21,14 @@ _POLL_SECONDS = 0.1
 class Loader:
     """An iterator of global batches. Errors of the source are raised where its batch would have come."""
 
-    def __init__(self, source: Iterator[Batch], mesh: Mesh, *, depth: int = 2):
-        """Args: source: this process's rows; closed by `close` where it can be. depth: batches held ready."""
+    def __init__(self, source: Iterator[Batch], mesh: Mesh, *, batch_size: int, depth: int = 2):
+        """Args: source: the rows `sharding.process_rows(mesh, batch_size)`; closed by `close` where it can be.
+        batch_size: global. depth: batches held ready.
+        """
         self._source = source
         self._sharding = sharding.batch_sharding(mesh)
+        self._batch_size = batch_size
+        self._rows = sharding.process_rows(mesh, batch_size)
         self._ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=depth)
         self._stopping = threading.Event()
         self._error: BaseException | None = None
@@ -63,7 +68,17 @@ class Loader:
             self._hand_over(error)
 
     def _place(self, batch: Batch) -> Batch:
-        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(self._sharding, leaf), batch)
+        return jax.tree.map(self._place_leaf, batch)
+
+    def _place_leaf(self, leaf: np.ndarray) -> jax.Array:
+        first, num_rows = self._rows.start, self._rows.stop - self._rows.start
+        assert len(leaf) == num_rows, f"the source gives {len(leaf)} rows, this process reads {num_rows}"
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop = sharding.row_bounds(index[0], self._batch_size)
+            return leaf[start - first : stop - first]
+
+        return jax.make_array_from_callback((self._batch_size, *leaf.shape[1:]), self._sharding, part)
 
     def _hand_over(self, item: Batch | BaseException) -> bool:
         while not self._stopping.is_set():

@@ -72,9 +72,10 @@ class Training:
             metrics_log = None
             if _is_first():
                 metrics_log = stack.enter_context(contextlib.closing(self._open_log(int(state.step))))
-            rows = sharding.process_rows(self.config.batch_size)
+            mesh, batch_size = self._program.mesh, self.config.batch_size
+            rows = sharding.process_rows(mesh, batch_size)
             source = self._pipeline.batches(next_step, rows=rows)
-            loader = stack.enter_context(contextlib.closing(Loader(source, self._program.mesh)))
+            loader = stack.enter_context(contextlib.closing(Loader(source, mesh, batch_size=batch_size)))
             return self._steps(state, frozen, loader, checkpoints, metrics_log)
 
     def _start(self, checkpoints: Checkpoints, given) -> tuple[TrainState, Parameters, int]:
