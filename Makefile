@@ -19,6 +19,7 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.data_pipeline
+	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.training_step
 
 $(STAMP): requirements.txt requirements-dev.txt requirements-export.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 with venv is needed: apt-get install python3 python3-venv"; exit 2; }
