@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, one_device
+from tests.rlds_episodes import write_bridge
 from vla_jax.evaluation.errors import ActionErrors
 from vla_jax.schemas import schema
 
@@ -68,13 +70,47 @@ def test_a_run_is_evaluated_from_the_command_line(tiny_run, bridge_data, tmp_pat
         ({"--open-loop": "nowhere"}, "no such dataset directory"),
         ({"--split": "test"}, "no split 'test'"),
         ({"--out": "."}, "never overwritten"),
+        ({"--batch-size": 0}, "--batch-size 0: at least 1 expected"),
+        ({"--open-loop": None, "--env": "tabletop:reach", "--batch-size": 0}, "--batch-size 0: at least 1 expected"),
     ],
 )
 def test_bad_input_gives_one_message_and_writes_nothing(tiny_run, bridge_data, tmp_path, change, message):
     options = {"--checkpoint": tiny_run, "--open-loop": bridge_data / "bridge_dataset" / "1.0.0"}
     options |= {"--out": tmp_path / "out"} | change
-    result = _eval(*(part for option in options.items() for part in option))
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+    result = _eval(*(part for option, value in options.items() if value is not None for part in (option, value)))
+    _assert_refused(result, message)
     assert list(tmp_path.iterdir()) == []
+
+
+def _assert_refused(result, message):
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("eval.py: ")]
+    assert message in line
+
+
+@pytest.mark.parametrize("way", ["--open-loop", "--env"])
+def test_a_flipped_bit_in_a_checkpoint_is_refused(tiny_run, bridge_data, tmp_path, way):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    largest = max((run / "checkpoints" / "6" / "ema").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    what = {"--open-loop": bridge_data / "bridge_dataset" / "1.0.0", "--env": "tabletop:reach"}[way]
+    _assert_refused(_eval("--checkpoint", run, way, what, "--out", tmp_path / "out"), f"{largest.name}: its sha256")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_evaluation_on_another_copy_of_the_data_leaves_the_run_as_it_is(tiny_run, tmp_path):
+    dataset = write_bridge(tmp_path / "copy", splits=("train",), lengths=(6, 5))
+    before = _content(tiny_run)
+    assert any("index" in path.parts and "train" in path.parts for path in before)
+    result = _eval("--checkpoint", tiny_run, "--open-loop", dataset, "--split", "train", "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["episodes"] == 2
+    assert _content(tiny_run) == before
+
+
+def _content(folder):
+    """Of every file and folder beneath: when it was changed, and its bytes."""
+    return {p: (p.stat().st_mtime_ns, p.read_bytes() if p.is_file() else None) for p in [folder, *folder.rglob("*")]}

@@ -50,6 +50,10 @@ class ClosedLoopConfig:
     def __post_init__(self):
         if self.trials < 1:
             raise InputError(f"--trials {self.trials}: at least 1 expected")
+        if self.batch_size < 1:
+            raise InputError(f"--batch-size {self.batch_size}: at least 1 expected")
+        if self.jobs < 1:
+            raise InputError(f"--jobs {self.jobs}: at least 1 expected")
         if not 0 <= self.seed < EVALUATION_STATES // 10_000:
             raise InputError(f"--seed {self.seed}: 0 to {EVALUATION_STATES // 10_000 - 1} expected")
         suites = find_environment(self.environment).SUITES

@@ -26,7 +26,7 @@ from data_pipelines.episodes import EpisodeSteps, open_episodes
 from data_pipelines.index.dataset_directory import read_directory
 from vla_jax.evaluation import plots
 from vla_jax.evaluation.errors import ActionErrors
-from vla_jax.run_directory import RunDirectory, new_folder
+from vla_jax.run_directory import new_folder
 from vla_jax.trained_policy import TrainedPolicy
 from vla_jax.types import InputError
 
@@ -39,20 +39,23 @@ def evaluate(
 ) -> dict[str, Any]:
     """Writes `out`, whole or not at all, prints a table, and returns the summary.
 
+    The run is only read: an index of the split is made for this evaluation alone, unless one lies beside the data.
+
     Args: dataset: a TFDS directory whose name the policy's statistics know. split: None: the first of val, test, train.
     """
+    if batch_size < 1:
+        raise InputError(f"--batch-size {batch_size}: at least 1 expected")
     splits = read_directory(dataset).splits
     split = split or next((name for name in HELD_OUT if name in splits), "train")
     if split not in HELD_OUT:
         log.warning("%s: errors on split %r say nothing of data that the policy has not seen", dataset, split)
-    with new_folder(out) as folder, tempfile.TemporaryDirectory() as spare:
-        run = RunDirectory(policy.path)
+    with new_folder(out) as folder, tempfile.TemporaryDirectory(prefix="vla_jax_") as cache:
         episodes = open_episodes(
             dataset,
             policy.config.policy.data_requirements(),
             policy.tokenizer,
             statistics=policy.statistics,
-            cache=run.data if run.checkpoints.is_dir() else Path(spare),
+            cache=Path(cache),
             split=split,
             batch_size=batch_size,
         )
