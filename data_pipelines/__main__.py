@@ -147,6 +147,8 @@ def _recipe_space(name: str) -> ActionSpace:
         spec.loader.exec_module(recipe)
     except SyntaxError as error:
         raise InputError(f"--config {name}: {error.filename}, line {error.lineno}: {error.msg}; mend it") from error
+    except ImportError as error:
+        raise InputError(f"--config {name}: {path}: {type(error).__name__}: {error}") from error
     variant = variant or "get_config"
     function = getattr(recipe, variant, None)
     if not inspect.isfunction(function):
