@@ -5,42 +5,68 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
 
-_DEVICE_FILES = ("accel*", "vfio/[0-9]*", "nvidia[0-9]*", "kfd", "dxg")
+from vla_jax.types import InputError
+
+_TPU_FILES = ("accel[0-9]*", "vfio/[0-9]*")
+_DEVICE_FILES = (*_TPU_FILES, "nvidia[0-9]*", "kfd", "dxg")
 _PROCESS_COUNTS = ("JAX_NUM_PROCESSES", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+_TPU_HOSTS = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
+_TPU_SLICES = "MEGASCALE_COORDINATOR_ADDRESS"
 _LONGEST_BUILD_MS = 24 * 3600 * 1000
 
 
 def choose_platform() -> None:
     """Where nothing is asked for and no accelerator is attached, the CPU: an installed libtpu would print errors."""
     asked = os.environ.get("JAX_PLATFORMS") or getattr(jax.config, "jax_platforms", None)
-    attached = any(next(Path("/dev").glob(pattern), None) for pattern in _DEVICE_FILES)
-    if not asked and not attached and "TPU_WORKER_HOSTNAMES" not in os.environ:
+    if not asked and not _has_any(_DEVICE_FILES) and "TPU_WORKER_HOSTNAMES" not in os.environ:
         jax.config.update("jax_platforms", "cpu")
 
 
 def join_processes() -> None:
-    """Joins the other processes where the environment names them.
+    """Joins the other processes where `cluster` says that there may be some; InputError where JAX finds none."""
+    found = cluster(os.environ, has_tpu_files=_has_any(_TPU_FILES))
+    if found is None:
+        return
+    try:
+        jax.distributed.initialize(**found)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"JAX does not find the cluster that this process belongs to: {error}. On a TPU host install "
+            "requirements-tpu.txt; a TPU host that is alone and has no metadata server sets TPU_SKIP_MDS_QUERY=1; "
+            "elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+        ) from error
 
-    By JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID, SLURM, Open MPI, or the TPU runtime of a pod.
+
+def cluster(environment: Mapping[str, str], *, has_tpu_files: bool) -> dict[str, int] | None:
+    """What `jax.distributed.initialize` is to be told; nothing where it detects all; None: this process is alone.
+
+    Named by JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID, or detected by JAX: SLURM, Open MPI,
+    and every TPU host, for the other hosts of its pod stand in the metadata server, not in the environment.
+    `import jax` sets TPU_SKIP_MDS_QUERY where no TPU is on the PCI bus, as GKE does; there variables
+    name the hosts, and one that names only itself is alone.
     """
-    environment = os.environ
     if "JAX_COORDINATOR_ADDRESS" in environment and "JAX_PROCESS_ID" in environment:
-        jax.distributed.initialize(
-            num_processes=int(environment["JAX_NUM_PROCESSES"]), process_id=int(environment["JAX_PROCESS_ID"])
-        )
-    elif any(int(environment.get(name) or 1) > 1 for name in _PROCESS_COUNTS) or _is_tpu_pod(environment):
-        jax.distributed.initialize()
+        return {
+            "num_processes": int(environment["JAX_NUM_PROCESSES"]),
+            "process_id": int(environment["JAX_PROCESS_ID"]),
+        }
+    if any(int(environment.get(name) or 1) > 1 for name in _PROCESS_COUNTS):
+        return {}
+    platforms = environment.get("JAX_PLATFORMS") or "tpu"
+    is_tpu_host = has_tpu_files and "tpu" in platforms.split(",")
+    names_hosts = any("," in environment.get(name, "") for name in _TPU_HOSTS)
+    may_have_others = names_hosts or _TPU_SLICES in environment or "TPU_SKIP_MDS_QUERY" not in environment
+    return {} if is_tpu_host and may_have_others else None
 
 
-def _is_tpu_pod(environment: os._Environ[str]) -> bool:
-    """Several workers named by the TPU runtime; a GCE TPU VM names itself `localhost` when it is alone."""
-    return "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+def _has_any(device_files: tuple[str, ...]) -> bool:
+    return any(next(Path("/dev").glob(pattern), None) for pattern in device_files)
 
 
 @contextlib.contextmanager

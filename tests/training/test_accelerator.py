@@ -1,11 +1,14 @@
-"""The backend is chosen only where nothing was asked for and no accelerator is attached."""
+"""The backend is chosen only where nothing was asked for; processes join where JAX can find the others."""
 
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from tests.conftest import ROOT, one_device
+from vla_jax import accelerator
+from vla_jax.types import InputError
 
 CHOICE = """
 from pathlib import Path
@@ -30,3 +33,42 @@ def test_the_cpu_is_chosen_only_where_there_is_nothing_else(asked, attached, cho
         script = script.replace("accelerator.choose", 'accelerator._DEVICE_FILES = ("nothing",)\naccelerator.choose')
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == chosen, done.stderr
+
+
+NAMED = {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:99", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "2"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "has_tpu_files", "told"),
+    [
+        ({}, False, None),
+        ({}, True, {}),  # a TPU VM reached by ssh: only the metadata server knows the pod
+        ({"JAX_PLATFORMS": ""}, True, {}),
+        ({"JAX_PLATFORMS": "tpu,cpu"}, True, {}),
+        ({"JAX_PLATFORMS": "cpu"}, True, None),
+        ({"JAX_PLATFORMS": "cuda,cpu"}, True, None),
+        ({"TPU_SKIP_MDS_QUERY": "1"}, True, None),  # no TPU on the bus, whatever the file is for
+        ({"TPU_SKIP_MDS_QUERY": "true", "TPU_WORKER_HOSTNAMES": "a,b"}, True, {}),  # GKE
+        ({"TPU_SKIP_MDS_QUERY": "true", "TPU_WORKER_HOSTNAMES": "localhost"}, True, None),
+        ({"TPU_SKIP_MDS_QUERY": "true", "MEGASCALE_COORDINATOR_ADDRESS": "a"}, True, {}),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, False, None),
+        (NAMED, False, {"num_processes": 4, "process_id": 2}),
+        (NAMED | {"JAX_PLATFORMS": "cpu"}, True, {"num_processes": 4, "process_id": 2}),
+        ({"SLURM_NTASKS": "8"}, False, {}),
+        ({"SLURM_NTASKS": "1"}, False, None),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, False, {}),
+    ],
+)
+def test_a_process_joins_others_where_they_are_named_or_on_every_tpu_host(environment, has_tpu_files, told):
+    assert accelerator.cluster(environment, has_tpu_files=has_tpu_files) == told
+
+
+def test_a_cluster_that_jax_cannot_find_is_one_message(monkeypatch):
+    monkeypatch.setattr(accelerator, "cluster", lambda environment, has_tpu_files: {})
+
+    def initialize():
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(InputError, match=r"coordinator_address should be defined\..*requirements-tpu\.txt"):
+        accelerator.join_processes()

@@ -1,5 +1,6 @@
 """The tiny EF-VLA twin with the real pipeline: eight devices give the losses of one, over 50 steps in float32."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from data_pipelines.pipeline import open_pipeline
 from tests.conftest import ROOT
 from tests.rlds_episodes import write_bridge, write_fractal
 from vla_jax import recipe
-from vla_jax.sharding import MeshConfig, batch_sharding
+from vla_jax.sharding import MeshConfig, process_rows
+from vla_jax.training.loader import Loader
 from vla_jax.training.program import build_program
 
 NUM_STEPS = 50
+BATCH_SIZE = 8
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +27,14 @@ def config(tmp_path_factory):
     write_fractal(root)
     config = recipe.load(str(ROOT / "tests" / "faults" / "two_datasets.py"))
     assert config.compute_dtype == "float32"
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(root)))
+    data = dataclasses.replace(config.data, root=str(root))
+    return dataclasses.replace(config, data=data, batch_size=BATCH_SIZE)
 
 
 @pytest.fixture(scope="module")
-def batches(config):
+def pipeline(config):
     requirements = config.policy.data_requirements()
-    pipeline = open_pipeline(
+    return open_pipeline(
         config.data,
         requirements,
         config.tokenizer.build(requirements.text_length),
@@ -39,22 +43,31 @@ def batches(config):
         cache=Path(config.data.root) / "cache",
         quarantine=None,
     )
-    return [pipeline.batch(step) for step in range(NUM_STEPS)]
 
 
-def losses(config, batches, sizes):
+@pytest.fixture(scope="module")
+def single(config, pipeline):
+    return losses(config, pipeline, (1, 1, 1))
+
+
+def losses(config, pipeline, sizes):
     data, fsdp, tensor = sizes
     mesh = MeshConfig(data=data, fsdp=fsdp, tensor=tensor).build(jax.devices()[: data * fsdp * tensor])
     program = build_program(config, mesh)
     state, frozen = program.initial({})
     frozen, history = program.place_frozen(frozen), []
-    for batch in batches:
-        state, metrics = program.step(state, frozen, jax.device_put(batch, batch_sharding(mesh)))
-        history.append(float(metrics["loss"]))
+    source = pipeline.batches(0, process_rows(mesh, BATCH_SIZE))
+    with contextlib.closing(Loader(source, mesh, batch_size=BATCH_SIZE)) as loader:
+        for _ in range(NUM_STEPS):
+            state, metrics = program.step(state, frozen, next(loader))
+            history.append(float(metrics["loss"]))
     return np.array(history)
 
 
-def test_data_fsdp_and_tensor_parallel_losses_equal_those_of_one_device(config, batches):
-    single = losses(config, batches, (1, 1, 1))
-    np.testing.assert_allclose(losses(config, batches, (2, 2, 2)), single, rtol=1e-5)
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
+def test_losses_on_eight_devices_equal_those_of_one(config, pipeline, single, sizes):
+    np.testing.assert_allclose(losses(config, pipeline, sizes), single, rtol=1e-5)
+
+
+def test_the_loss_falls(single):
     assert single[-10:].mean() < single[:10].mean()
