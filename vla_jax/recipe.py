@@ -8,15 +8,15 @@ import contextlib
 import importlib.util
 import inspect
 import io
-from collections.abc import Sequence
+import re
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import tyro
 
 from vla_jax.config import RunConfig
 from vla_jax.types import InputError
-
-_BOX = str.maketrans("│╰╯─┤├", " " * 6)
 
 
 def load(name: str) -> RunConfig:
@@ -31,7 +31,8 @@ def load(name: str) -> RunConfig:
     if spec is None or spec.loader is None:
         raise InputError(f"--config {name}: {file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _broken_recipe_refused(name, file):
+        spec.loader.exec_module(module)
     variants = {
         function: maker
         for function, maker in inspect.getmembers(module, inspect.isfunction)
@@ -41,10 +42,24 @@ def load(name: str) -> RunConfig:
     if maker is None:
         named = sorted(variants.keys() - {"get_config"})
         raise InputError(f"--config {name}: {file} has no {variant or 'get_config'}(); its variants are {named}")
-    config = maker()
+    with _broken_recipe_refused(name, file):
+        config = maker()
     if not isinstance(config, RunConfig):
         raise InputError(f"--config {name}: {maker.__name__}() gives a {type(config).__name__}, expected a RunConfig")
     return config
+
+
+@contextlib.contextmanager
+def _broken_recipe_refused(name: str, file: Path) -> Iterator[None]:
+    """What cannot be read or imported is the caller's to mend; any other exception is a bug with its traceback."""
+    try:
+        yield
+    except SyntaxError as error:
+        raise InputError(f"--config {name}: {error.filename}, line {error.lineno}: {error.msg}") from error
+    except ImportError as error:
+        own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        line = f", line {own[-1]}" if own else ""
+        raise InputError(f"--config {name}: {file}{line}: {type(error).__name__}: {error}") from error
 
 
 def override(config: RunConfig, arguments: Sequence[str], *, program: str) -> RunConfig:
@@ -62,5 +77,25 @@ def override(config: RunConfig, arguments: Sequence[str], *, program: str) -> Ru
     except SystemExit as exit_:
         if not exit_.code:
             raise
-        boxed = [line for line in message.getvalue().splitlines() if not line.startswith("╭")]
-        raise InputError("command line: " + " ".join(" ".join(boxed).translate(_BOX).split())) from None
+        cause: BaseException | None = exit_
+        while cause is not None:
+            if isinstance(cause, InputError):  # a configuration's own check
+                raise cause from None
+            cause = cause.__context__
+        raise InputError(_sentence(message.getvalue())) from None
+
+
+def _sentence(message: str) -> str:
+    """One sentence out of tyro's box: its first section, and the keys it offers instead."""
+    lines = [line.strip("│ ") for line in message.splitlines()]
+    lines = lines[1:] if lines[0].startswith("╭") else lines[2:]  # its title; where only ASCII prints, a rule below it
+    end = next((number for number, line in enumerate(lines) if re.match("─{3}|-{3}|╰", line)), len(lines))
+    said = " ".join(lines[:end])
+    kind, _, named = said.partition(": ")
+    if kind != "Unrecognized options":
+        return said.removeprefix("Error parsing ")
+    words = named.split(", ")
+    unknown = [word.partition("=")[0] for word in words if word.startswith("--")] or words
+    offered = dict.fromkeys(re.findall(r"^--\w[\w.-]*", "\n".join(lines[end:]), re.MULTILINE))
+    instead = f"did you mean {' or '.join(offered)}?" if offered else "--help lists those there are"
+    return f"{', '.join(unknown)}: no such key; {instead}"
