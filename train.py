@@ -1,6 +1,7 @@
 """Trains: python train.py --config configs/NAME.py[:VARIANT] [--run-dir DIR] [--init-from RUN_OR_PARAMS] [--key value]
 
-Run again with the same --run-dir it resumes by itself. Exit codes: 0 done, 75 preempted (run the same command
+Run again with the same --run-dir it resumes by itself. A fine-tune (--init-from) reads text with its source's
+vocabulary; another one is refused. Exit codes: 0 done, 75 preempted (run the same command
 again), 2 bad configuration or input, 1 failure.
 """
 
@@ -64,10 +65,12 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, RunConfig]:
 
 
 def run(config: RunConfig, directory: RunDirectory, init_from: Path | None, preemption: Preemption) -> int:
+    provenance.refuse_file(directory)
     provenance.refuse_changed_config(directory, config)
+    provenance.refuse_forgotten_source(directory, init_from)
     program = build_program(config, config.mesh.build())
     reads = config.policy.data_requirements()
-    tokenizer = provenance.tokenizer_config(directory, config).build(reads.text_length, reads.vocab_size)
+    tokenizer = provenance.tokenizer_config(directory, config, init_from).build(reads.text_length, reads.vocab_size)
     with accelerator.first_process_first("data"):
         pipeline = open_pipeline(
             config.data,
@@ -81,10 +84,11 @@ def run(config: RunConfig, directory: RunDirectory, init_from: Path | None, pree
 
     def start() -> Parameters:
         given = starting_parameters(program, init_from, load_pretrained)
-        tokenizer.save(directory.tokenizer)
+        if jax.process_index() == 0:
+            tokenizer.save(directory.tokenizer)
         return given
 
-    return 0 if Training(program, directory, pipeline, preemption).run(start) else EXIT_CODE
+    return 0 if Training(program, directory, pipeline, preemption).run(start, init_from=init_from) else EXIT_CODE
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def test_a_missing_key_is_refused(config):
 
 def test_resume_allows_only_what_leaves_the_training_the_same(config):
     longer = dataclasses.replace(config, num_steps=7, log_every=3, mesh=dataclasses.replace(config.mesh, fsdp=2))
-    longer = dataclasses.replace(longer, data=dataclasses.replace(config.data, root="elsewhere"))
+    longer = dataclasses.replace(longer, data=dataclasses.replace(config.data, root="elsewhere", max_bad_share=0.5))
     assert run_config.changes_that_forbid_resume(config, longer) == []
     other = dataclasses.replace(config, seed=7, optimizer=dataclasses.replace(config.optimizer, peak_rate=1.0))
     changes = run_config.changes_that_forbid_resume(config, other)

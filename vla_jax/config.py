@@ -24,7 +24,10 @@ from vla_jax.types import ActionSpace, InputError
 
 SCHEMA_VERSION = 1
 OWN_PACKAGES = ("vla_jax.", "data_pipelines.")
-MAY_CHANGE_ON_RESUME = ("num_steps", "log_every", "checkpoint_every", "mesh", "data.root", "data.cache")
+MAY_CHANGE_ON_RESUME = (
+    *("num_steps", "log_every", "checkpoint_every", "mesh"),
+    *("data.root", "data.cache", "data.max_bad_share"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import train
 from tests.conftest import ROOT, one_device
 from tests.rlds_episodes import write_bridge
 from vla_jax import recipe
+from vla_jax.language.tokenizer import TokenizerConfig
 from vla_jax.parameter_store import load_parameters
 from vla_jax.run_directory import RunDirectory
 from vla_jax.types import InputError
@@ -52,10 +53,14 @@ def command(*arguments):
         (["--config", "configs/nothing.py"], "there is no file configs/nothing.py"),
         (["--config", "README.md"], "not a Python file"),
         (["--config", "configs/ef_vla_bridge.py:tyny"], "has no tyny().*variants are .*'tiny'"),
-        ([*TINY, "--learning-rate", "1"], "Unrecognized options: --learning-rate"),
-        ([*TINY, "--policy.trunk.num-heds", "1"], "Perhaps you meant: --policy.trunk.num-heads"),
-        ([*TINY, "--num-steps", "many"], "--num-steps.*'many'"),
-        ([*TINY, "--num-steps", "0"], "num_steps=0: at least 1 expected"),
+        ([*TINY, "--learning-rate", "1"], r"train\.py: --learning-rate: no such key; --help lists those there are$"),
+        (
+            [*TINY, "--policy.trunk.num-heds", "1"],
+            r"train\.py: --policy.trunk.num-heds: no such key; did you mean --policy.trunk.num-heads or ",
+        ),
+        ([*TINY, "--num-steps", "many"], r"train\.py: --num-steps: .*'many'$"),
+        ([*TINY, "--num-steps", "0"], r"train\.py: num_steps=0: at least 1 expected$"),
+        ([*TINY, "--data.max-bad-share", "3"], r"train\.py: data.max_bad_share=3.0: a share from 0 to 1 is expected$"),
         ([*TINY, "--mesh.data", "3"], "does not fit 8 devices"),
         ([*TINY, "--batch-size", "6", "--mesh.data", "8"], "batch_size=6 does not divide"),
         ([*TINY, "--data.root", "/nowhere"], "/nowhere/bridge_dataset/1.0.0"),
@@ -77,6 +82,35 @@ def test_a_recipe_that_gives_something_else_is_refused(tmp_path):
         recipe.load(str(tmp_path / "wrong.py"))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("import os\ndef get_config(:\n", r"broken.py, line 2: invalid syntax"),
+        (
+            "import os\nfrom vla_jax.types import Missing\n",
+            "broken.py, line 2: ImportError: cannot import name 'Missing'",
+        ),
+        ("import no_such_module\n", "broken.py, line 1: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("def get_config():\n    import no_such_module\n", "broken.py, line 2: ModuleNotFoundError"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_or_imported_is_bad_input(main, tmp_path, content, message):
+    (tmp_path / "broken.py").write_text(content)
+    code, error = main("--config", tmp_path / "broken.py", "--run-dir", tmp_path / "run")
+    assert code == 2
+    assert re.search(rf"train\.py: --config .*{message}", error), error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("inside", ["", "run"])
+def test_a_run_directory_that_is_a_file_is_refused_first(main, tmp_path, inside):
+    (tmp_path / "file").write_text("mine")
+    code, error = main(*TINY, "--data.root", "/nowhere", "--run-dir", tmp_path / "file" / inside)
+    assert code == 2
+    assert f"train.py: --run-dir {tmp_path / 'file' / inside}: {tmp_path / 'file'} is a file; a folder" in error
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_overrides_are_typed_and_reach_into_the_recipe():
     config = recipe.override(
         recipe.load(TINY[1]),
@@ -86,6 +120,15 @@ def test_overrides_are_typed_and_reach_into_the_recipe():
     assert (config.optimizer.peak_rate, config.mesh.fsdp, config.data.cache) == (1e-5, 2, "/c")
     assert config.ema_decay is None
     assert recipe.override(config, [], program="train.py") == config
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_an_unknown_key_is_named_alone_whatever_the_terminal_prints(encoding):
+    line = [sys.executable, "train.py", *TINY, "--foo", "1", "--seeed=3"]
+    environment = one_device() | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == "train.py: --foo, --seeed: no such key; did you mean --seed?\n"
 
 
 def test_help_exits_0_with_and_without_a_recipe(capsys):
@@ -108,13 +151,47 @@ def test_another_configuration_is_refused_for_a_run_that_stands(main, tiny_run, 
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_a_frozen_encoder_without_weights_is_refused(main, bridge_data, tmp_path):
-    code, error = main(
-        *TINY, "--data.root", bridge_data, "--run-dir", tmp_path / "run", "--no-allow-random-frozen", "--batch-size", 8
-    )
+def test_other_data_are_refused_for_a_run_that_stands(main, tiny_run, other_data, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    eight_devices = ["--mesh.data", 4, "--mesh.tensor", 2]
+    places = ["--data.root", other_data, "--data.cache", tmp_path / "cache", "--run-dir", run]
+    code, error = main(*TINY, *SAME_STEP, *eight_devices, *places)
     assert code == 2
-    assert "the frozen part clip has no weights" in error
-    assert RunDirectory(tmp_path / "run").committed_steps() == []
+    keys = [
+        load_key(folder) for folder in (run / "checkpoints" / "6", *(tmp_path / "cache").rglob("statistics-*.json"))
+    ]
+    assert len(set(keys)) == 2
+    assert f"6/dataset_statistics.json: dataset bridge_dataset has key {keys[0]} in the run, {keys[1]} now" in error
+    assert "--init-from" in error
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def load_key(path):
+    if path.is_dir():
+        return json.loads((path / "dataset_statistics.json").read_text())["bridge_dataset"]["key"]
+    return json.loads(path.read_text())["key"]
+
+
+def test_the_same_data_elsewhere_are_not_other_data(tiny_run, bridge_data, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    shutil.copytree(bridge_data, tmp_path / "copy")
+    done = command(*TINY, *SAME_STEP, "--data.root", tmp_path / "copy", "--run-dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "goes on from step 6" in done.stderr
+
+
+def test_a_first_start_that_was_refused_is_mended_in_the_same_run_directory(bridge_data, tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    options = [*TINY, *SAME_STEP, "--data.root", bridge_data, "--run-dir", run.path]
+    first = command(*options, "--no-allow-random-frozen")
+    assert first.returncode == 2
+    assert "the frozen part clip has no weights" in first.stderr
+    assert not any(path.exists() for path in (run.config, run.environment, run.tokenizer, run.frozen, run.metrics))
+    mended = command(*options, "--allow-random-frozen")
+    assert mended.returncode == 0, mended.stderr
+    assert run.committed_steps() == [3, 6]
 
 
 def test_a_run_keeps_its_vocabulary_and_its_frozen_weights(tiny_run):
@@ -133,8 +210,13 @@ def other_data(tmp_path_factory):
 def test_a_fine_tune_starts_from_a_run_on_other_data_and_goes_on_without_the_flag(tiny_run, other_data, tmp_path):
     run = tmp_path / "tuned"
     options = [*TINY, *SAME_STEP, "--data.root", other_data, "--run-dir", run, "--seed", 7, "--no-allow-random-frozen"]
-    first = command(*options, "--init-from", tiny_run)
+    source = tmp_path / "source"
+    shutil.copytree(tiny_run, source)
+    TokenizerConfig(vocab_size=300).build(16).save(source / "tokenizer")
+    first = command(*options, "--init-from", source)
     assert first.returncode == 0, first.stderr
+    vocabularies = [(place / "tokenizer" / "tokenizer.json").read_bytes() for place in (run, source, tiny_run)]
+    assert vocabularies[0] == vocabularies[1] != vocabularies[2]
     ours, theirs = (load_parameters(folder, weights="raw") for folder in (run, tiny_run))
     moved = {path: abs(ours.parameters[path] - array).max() for path, array in theirs.parameters.items()}
     assert all(distance == 0 for path, distance in moved.items() if path.startswith("clip/"))
@@ -143,6 +225,11 @@ def test_a_fine_tune_starts_from_a_run_on_other_data_and_goes_on_without_the_fla
     again = command(*options, "--init-from", "/nowhere")
     assert again.returncode == 0, again.stderr
     assert "goes on from step 6; --init-from and pretrained weights are not read again" in again.stderr
+    assert json.loads((run / "env.json").read_text())["init_from"] == str(source)
+    shutil.rmtree(run / "checkpoints")
+    forgotten = command(*options)
+    assert forgotten.returncode == 2
+    assert f"env.json: this run began with --init-from {source} and has no checkpoint yet" in forgotten.stderr
 
 
 def test_any_other_failure_shows_its_traceback_and_exits_1(main, monkeypatch, tmp_path):

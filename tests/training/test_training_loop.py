@@ -14,8 +14,10 @@ from tests.toy import train_toy as train
 from vla_jax.parameter_store import load_parameters
 from vla_jax.run_directory import RunDirectory
 from vla_jax.schemas import schema
+from vla_jax.training.checkpoint import save_frozen
 from vla_jax.training.loop import NonFiniteError
 from vla_jax.training.metrics import read_metrics
+from vla_jax.types import InputError
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +103,35 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(tmp_path, lo
     with pytest.raises(NonFiniteError, match=r"step 8: the loss .* not finite .*nothing was saved"):
         train(config, tmp_path, pipeline=Poisoned(config.seed, config.batch_size))
     assert RunDirectory(tmp_path).committed_steps() == [5]
+    with pytest.raises(NonFiniteError, match=f"in another --run-dir with --init-from {tmp_path}$"):
+        train(config, tmp_path, pipeline=Poisoned(config.seed, config.batch_size))
     assert all(np.isfinite(array).all() for array in load_parameters(tmp_path).parameters.values())
     assert all(line["step"] <= 7 for line in read_metrics(tmp_path / "metrics.jsonl"))
+
+
+def test_a_loss_that_is_not_finite_before_the_first_checkpoint_may_be_mended_in_place(tmp_path):
+    config = toy_config()
+    with pytest.raises(NonFiniteError, match=r"--optimizer.clip-norm helps: start again with it$"):
+        train(config, tmp_path, pipeline=Poisoned(config.seed, config.batch_size, poisoned_step=2))
+
+
+def test_other_data_are_refused_on_resume(tmp_path):
+    first, second = ({name: {"key": f"{name}{key}"} for name in ("small", "large")} for key in (1, 2))
+    assert not train(toy_config(), tmp_path, pipeline=ToyPipeline(42, 8, statistics=first), preemption=StopAfter(2))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    mixed = ToyPipeline(42, 8, statistics={"small": second["small"], "large": first["large"]})
+    with pytest.raises(InputError, match=r"dataset small has key small1 in the run, small2 now.*--init-from"):
+        train(toy_config(), tmp_path, pipeline=mixed)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert train(toy_config(), tmp_path, pipeline=ToyPipeline(42, 8, statistics=first))
+
+
+def test_a_start_without_frozen_parameters_leaves_none_of_an_earlier_start(tmp_path):
+    run = RunDirectory(tmp_path)
+    save_frozen(run, {"encoder/kernel": np.zeros(3, np.float32)})
+    assert run.frozen.exists()
+    save_frozen(run, {})
+    assert not run.frozen.exists()
 
 
 class BrokenSource(ToyPipeline):

@@ -190,9 +190,11 @@ class Checkpoints:
 
 
 def save_frozen(run: RunDirectory, frozen: Parameters) -> None:
-    """Frozen parameters, once a run, in float32."""
+    """Frozen parameters, once a run, in float32. Replaces those of a start that never came to a checkpoint."""
     if frozen:
         save_parameters(run.frozen, frozen)
+    elif _is_first() and run.frozen.exists():
+        shutil.rmtree(run.frozen)
 
 
 def restore_frozen(run: RunDirectory, shardings: dict[str, NamedSharding]) -> Parameters:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -59,16 +60,18 @@ class Training:
         self._preemption = preemption
         self._saved_step = -1
 
-    def run(self, given: Callable[[], Parameters]) -> bool:
+    def run(self, given: Callable[[], Parameters], *, init_from: Path | None = None) -> bool:
         """True: all steps are done. False: preempted; the last finished step is committed.
 
-        Args: given: parameters that a fresh run starts from (any subset); called on a fresh start only.
+        Args:
+            given: parameters that a fresh run starts from (any subset); called on a fresh start only.
+            init_from: where they come from; recorded.
         """
         with contextlib.ExitStack() as stack:
             checkpoints = stack.enter_context(
                 contextlib.closing(Checkpoints(self._run, keep=self.config.keep_checkpoints))
             )
-            state, frozen, next_step = self._start(checkpoints, given)
+            state, frozen, next_step = self._start(checkpoints, given, init_from)
             metrics_log = None
             if _is_first():
                 metrics_log = stack.enter_context(contextlib.closing(self._open_log(int(state.step))))
@@ -78,14 +81,17 @@ class Training:
             loader = stack.enter_context(contextlib.closing(Loader(source, mesh, batch_size=batch_size)))
             return self._steps(state, frozen, loader, checkpoints, metrics_log)
 
-    def _start(self, checkpoints: Checkpoints, given) -> tuple[TrainState, Parameters, int]:
+    def _start(self, checkpoints: Checkpoints, given, init_from) -> tuple[TrainState, Parameters, int]:
         newest = checkpoints.newest_good()
-        if _is_first():
-            provenance.record(self._run, self.config)
         if newest is None:
             state, frozen = self._program.initial(given())
+            if _is_first():
+                provenance.record(self._run, self.config, init_from)
             save_frozen(self._run, frozen)
             return state, self._program.place_frozen(frozen), 0
+        provenance.refuse_other_data(self._run.step(newest), self._pipeline.statistics)
+        if _is_first():
+            provenance.record(self._run, self.config, provenance.source_of(self._run))
         restored = checkpoints.restore(newest, self._program.state)
         held = {path: shape.sharding for path, shape in self._program.frozen.items()}
         frozen = self._program.place_frozen(restore_frozen(self._run, held))
@@ -142,10 +148,13 @@ class Training:
         metrics = jax.device_get(metrics)
         if metrics["bad_step"] < 0:
             return metrics
+        where = "start again with it"
+        if provenance.has_checkpoints(self._run):
+            where = f"start in another --run-dir with --init-from {self._run.path}"
         raise NonFiniteError(
             f"step {metrics['bad_step']}: the loss or a gradient was not finite (now, at step {step}: loss "
-            f"{metrics['loss']}, grad_norm {metrics['grad_norm']}); nothing was saved since. A lower "
-            "--optimizer.peak-rate or --optimizer.clip-norm helps where the data are sound"
+            f"{metrics['loss']}, grad_norm {metrics['grad_norm']}); nothing was saved since. Where "
+            f"the data are sound a lower --optimizer.peak-rate or --optimizer.clip-norm helps: {where}"
         )
 
     def _rates(self, pace: "_Pace", step: int) -> dict[str, float]:
