@@ -83,7 +83,9 @@ def _load_run(run: RunDirectory, step: int | None, weights: Weights, shardings) 
     steps = run.committed_steps()
     if not steps or (step is not None and step not in steps):
         wanted = "any step" if step is None else f"step {step}"
-        raise InputError(f"{run.checkpoints}: no committed checkpoint of {wanted}; there are {steps}")
+        damaged = sorted(folder.name for folder in run.checkpoints.glob("*.damaged*"))
+        aside = f"; set aside because they are damaged: {', '.join(damaged)}" if damaged else ""
+        raise InputError(f"{run.checkpoints}: no committed checkpoint of {wanted}; there are {steps}{aside}")
     folder = run.step(steps[-1] if step is None else step)
     verify_manifest(folder)
     if weights == "ema" and not (folder / "ema").is_dir():

@@ -102,6 +102,8 @@ def test_where_every_checkpoint_is_damaged_the_run_stops_and_says_so(half):
             train_toy(toy_config(), half)
     assert {entry.name for entry in (half / "checkpoints").iterdir()} == {"10.damaged", "15.damaged"}
     assert (half / "metrics.jsonl").read_text() == metrics
+    with pytest.raises(InputError, match=r"of any step; there are \[\]; set aside .* damaged: 10.damaged, 15.damaged$"):
+        load_parameters(half)
 
 
 def test_a_checkpoint_of_a_later_version_is_refused_and_left_alone(half):
