@@ -356,7 +356,7 @@ def test_an_action_space_that_a_dataset_cannot_map_into_is_refused_by_name(tmp_p
         open_generated(tmp_path, mixture={"joints_only": 1.0})
 
 
-def test_real_sample_trains(shared_data, tmp_path):
+def test_a_batch_of_the_real_sample_holds_every_episode_whole(shared_data, tmp_path):
     from pipeline_setup import tokenize_bytes
 
     from data_pipelines.config import DataConfig, MixtureEntry
