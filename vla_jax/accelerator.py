@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -43,7 +44,7 @@ def join_processes() -> None:
         ) from error
 
 
-def cluster(environment: Mapping[str, str], *, has_tpu_files: bool) -> dict[str, int] | None:
+def cluster(environment: Mapping[str, str], *, has_tpu_files: bool) -> dict[str, Any] | None:
     """What `jax.distributed.initialize` is to be told; nothing where it detects all; None: this process is alone.
 
     Named by JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID, or detected by JAX: SLURM, Open MPI,

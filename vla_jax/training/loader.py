@@ -74,7 +74,8 @@ class Loader:
         first, num_rows = self._rows.start, self._rows.stop - self._rows.start
         assert len(leaf) == num_rows, f"the source gives {len(leaf)} rows, this process reads {num_rows}"
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
             start, stop = sharding.row_bounds(index[0], self._batch_size)
             return leaf[start - first : stop - first]
 
