@@ -65,7 +65,7 @@ def _measure(program: Program, pipeline, steps: int) -> dict[str, float]:
     """Milliseconds a step."""
     state, frozen = program.initial({})
     frozen = program.place_frozen(frozen)
-    loader = Loader(pipeline.batches(0), program.mesh)
+    loader = Loader(pipeline.batches(0), program.mesh, batch_size=program.config.batch_size)
     try:
         batch = next(loader)
         state, metrics = program.step(state, frozen, batch)
