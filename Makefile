@@ -4,7 +4,10 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.requirements
 
-.PHONY: test test-fast lint bench clean
+.PHONY: demo test test-fast lint bench clean
+
+demo: $(STAMP)
+	$(RUN) -m vla_jax demo
 
 test: $(STAMP)
 	JAX_PLATFORMS=cpu $(RUN) -m pytest

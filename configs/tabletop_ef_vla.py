@@ -3,6 +3,9 @@
 Command   make demo, or by hand: python train.py --config configs/tabletop_ef_vla.py --data.root DATA --run-dir RUN
           DATA from: python -m data_pipelines demo --embodiment gantry --suite reach --image-size 64 --out DATA
           and the same with --embodiment arm.
+Chips     None: 8 minutes on 2 CPU cores. Loss falls from 0.27 to 0.05.
+Success   `reach`, 60 held-out trials of both robots, 1,080 training episodes each: 32 (95 %: 41 to 65 %); untrained 4;
+          images blacked out 2; instructions shuffled among trials 11. One run.
 Differs from EF-VLA: no pretrained CLIP is to be had without a download, so vision and text are small and train with
 the rest; positions join Eq. 4's values, without which a picture's features do not say where they are.
 """
@@ -34,7 +37,7 @@ def get_config() -> RunConfig:
         ),
         scratch_vision=ProjectedVitConfig(
             vit=VitConfig(
-                width=width, num_layers=2, num_heads=4, mlp_width=128, patch_size=8, image_size=64, remat="none"
+                width=width, num_layers=1, num_heads=2, mlp_width=128, patch_size=8, image_size=64, remat="none"
             ),
             out_width=width,
         ),
@@ -57,7 +60,7 @@ def get_config() -> RunConfig:
         augmentation=None,
         compute_dtype="float32",
         ema_decay=0.99,
-        num_steps=3_000,
+        num_steps=4_200,
         batch_size=64,
         log_every=50,
         checkpoint_every=1_000,

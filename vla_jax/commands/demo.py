@@ -46,7 +46,7 @@ class Size:
     trials: int
 
 
-FULL = Size(episodes=2400, steps=None, trials=60)
+FULL = Size(episodes=1200, steps=None, trials=60)
 SHORT = Size(episodes=40, steps=20, trials=4)
 
 
