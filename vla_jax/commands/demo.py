@@ -111,7 +111,7 @@ def _pictures(out: Path) -> None:
 
 
 def _summary(out: Path, minutes: float) -> dict[str, Any]:
-    """The schema `demo_summary`."""
+    """The schema `demo_summary`; minutes are those of this start, not of earlier ones that were stopped."""
     evaluations = {name: json.loads((out / name / "summary.json").read_text()) for name in EVALUATIONS}
     lines = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
     rates = sorted(line["samples_per_second"] for line in lines if "samples_per_second" in line)
