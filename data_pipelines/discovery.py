@@ -27,8 +27,28 @@ class Dataset:
 
 
 def find_dataset(name: str) -> Dataset:
-    module = _find(datasets, name, "dataset", "data.mixture")
-    return Dataset(module.SPEC, module.standardize, source_digest(module.__name__))
+    """By the name of a file of `datasets/`, or by an alias that one of them lists."""
+    module = _file_of_alias(name) or _find(datasets, name, "dataset", "data.mixture")
+    spec = next(spec for spec in specs(module) if spec.name == name)
+    return Dataset(spec, module.standardize, source_digest(module.__name__))
+
+
+def specs(module: ModuleType) -> tuple[DatasetSpec, ...]:
+    """Of a file of `datasets/`: its own and its aliases'."""
+    return (module.SPEC, *getattr(module, "ALIASES", ()))
+
+
+def dataset_files() -> dict[str, ModuleType]:
+    """Every file of `datasets/`, by its name."""
+    names = sorted(module.name for module in pkgutil.iter_modules(datasets.__path__))
+    return {name: importlib.import_module(f"{datasets.__name__}.{name}") for name in names}
+
+
+def _file_of_alias(name: str) -> ModuleType | None:
+    if _is_module(f"{datasets.__name__}.{name}"):
+        return None
+    files = dataset_files().values()
+    return next((file for file in files if name in [spec.name for spec in specs(file)]), None)
 
 
 def find_action_space(form: str) -> ModuleType:

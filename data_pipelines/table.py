@@ -49,7 +49,7 @@ def open_table(dataset: Dataset, index: Index, cache: Path) -> Table:
 def _read(folder: Path, index: Index) -> Trajectory:
     columns = {key: load_array(folder / f"{key}.npy") for key in json.loads((folder / "columns.json").read_text())}
     for key, column in columns.items():
-        if column.shape != (index.num_steps, *COLUMNS[key].shape) or column.dtype != COLUMNS[key].dtype:
+        if not COLUMNS[key].fits(column.shape, index.num_steps) or column.dtype != COLUMNS[key].dtype:
             raise ValueError(f"{key} has another shape or dtype")
     return columns
 
@@ -80,7 +80,7 @@ def _standardize(dataset: Dataset, raw: Trajectory, where: str) -> Trajectory:
     trajectory, raw_finite = {}, _finite(raw.values(), length)
     for key, column in given.items():
         expected = COLUMNS.get(key)
-        if expected is None or key in WRITTEN_BY_TABLE or np.shape(column) != (length, *expected.shape):
+        if expected is None or key in WRITTEN_BY_TABLE or not expected.fits(np.shape(column), length):
             raise InputError(
                 f"datasets/{dataset.spec.name}.py: standardize gave {key!r} of shape {np.shape(column)} for {where} "
                 f"of {length} steps; schema.py has {sorted(COLUMNS)}"
