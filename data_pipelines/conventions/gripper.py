@@ -29,3 +29,33 @@ def integrate_closing(change: np.ndarray) -> np.ndarray:
         return np.ones(len(change), np.float32)
     latest = np.maximum.accumulate(np.where(np.isnan(moves), -1, np.arange(len(change))))
     return np.where(latest < 0, 1 - moves[given[0]], moves[np.maximum(latest, 0)]).astype(np.float32)
+
+
+def integrate_opening(change: np.ndarray) -> np.ndarray:
+    """As `integrate_closing` of commands of the other sign: above 0.1 open, below -0.1 close."""
+    return integrate_closing(-change)
+
+
+def clip_openness(openness: np.ndarray) -> np.ndarray:
+    """Openness that leaves 0..1 by noise, kept in it. NaN stays."""
+    return np.clip(openness, 0.0, 1.0).astype(np.float32)
+
+
+def invert(closedness: np.ndarray) -> np.ndarray:
+    """Closedness (1 closed, 0 open; clipped to 0..1) to openness."""
+    return clip_openness(1.0 - np.asarray(closedness, np.float32))
+
+
+def from_signed(command: np.ndarray, *, opens: int) -> np.ndarray:
+    """Commands -1..1 to openness, linearly. Args: opens: the sign, 1 or -1, that opens."""
+    return clip_openness((1.0 + opens * np.asarray(command, np.float32)) / 2)
+
+
+def from_width(width: np.ndarray, *, widest: float) -> np.ndarray:
+    """The gap between the fingers to openness. Args: widest: the fully open gap, in the same unit."""
+    return clip_openness(np.asarray(width, np.float32) / widest)
+
+
+def open_or_closed(openness: np.ndarray, *, threshold: float = 0.5) -> np.ndarray:
+    """1 above the threshold, else 0; NaN stays."""
+    return np.where(np.isnan(openness), np.nan, openness > threshold).astype(np.float32)
