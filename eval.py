@@ -26,7 +26,8 @@ from vla_jax.types import InputError
 
 def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    for chatty in ("absl", "OpenGL"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     nnx.set_graph_mode(False)
     nnx.set_graph_updates(False)
     try:
