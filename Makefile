@@ -4,10 +4,13 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.requirements
 
-.PHONY: demo test test-fast lint bench clean
+.PHONY: demo demo-short test test-fast lint bench clean
 
 demo: $(STAMP)
 	$(RUN) -m vla_jax demo
+
+demo-short: $(STAMP)
+	$(RUN) -m vla_jax demo --short --out build/demo
 
 test: $(STAMP)
 	JAX_PLATFORMS=cpu $(RUN) -m pytest
