@@ -1,0 +1,34 @@
+"""Options that several commands have, and checks of what a person typed."""
+
+import argparse
+import os
+from pathlib import Path
+
+from vla_jax.types import InputError
+
+
+def add_directory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, help="dataset directory, NAME/VERSION")
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vla_jax"
+    parser.add_argument("--cache", type=Path, default=home, help="where index, tables and statistics lie (%(default)s)")
+
+
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="processes (%(default)s)")
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 on is expected")
+    return int(text)
+
+
+def check_writable(option: str, file: Path) -> None:
+    """InputError before the work, where the result could not be written after it. Args: option: e.g. `--json`."""
+    folder = file.parent
+    if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        cause = "it is a folder" if file.is_dir() else f"{folder} is no folder that can be written"
+        raise InputError(f"{option} {file}: {cause}; name a file in a folder that exists")
