@@ -130,7 +130,7 @@ def summarize(columns: Trajectory, trajectories: Trajectories, form: ModuleType,
 def statistics_key(dataset: Dataset, index: Index, table: Table, space: ActionSpace) -> str:
     """Changes with the data, the standardisation, the action space's code and its layout."""
     form = f"data_pipelines.action_spaces.{space.form}"
-    parts = [index.directory.version, *(shard["sha256"] for shard in index.tree["shards"]), dataset.source_digest]
+    parts = [index.directory.version, *(shard["digest"] for shard in index.tree["shards"]), dataset.source_digest]
     parts += [table.digest, source_digest(form), source_digest(__name__), space.form, str(space.horizon)]
     parts += [repr(space.dimensions), repr(space.proprio)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -6,33 +6,41 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
+from data_pipelines.storage import Location
 from vla_jax.types import InputError
 
 FILE_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-MAX_NUMBERS = 64
-"""Wider per-step numbers (embeddings, depth maps) stay out of the index."""
+MAX_NUMBERS = 100
+"""Wider per-step numbers (embeddings, point clouds) stay out of the index; of pictures it has the ranges."""
+SMALLEST_PICTURE = 32
+"""Pixels a side from which a tensor counts as a picture (depth maps)."""
+ENCODINGS = ("zlib", "bytes")
+"""Of a tensor's little-endian bytes; plain ones are lists of numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
     """A leaf of features.json. Keys below `steps/` hold one value a step, others one an episode."""
 
-    kind: Literal["number", "image", "text", "left_out"]
+    kind: Literal["number", "image", "array", "text", "left_out"]
+    """`array`: a tensor of a picture's size. `text` of an integer dtype: code points, padded with 0."""
     shape: tuple[int, ...] = ()
     dtype: str = ""
     reason: str = ""
     """Why it is left out of the index."""
+    encoding: str = ""
+    """One of ENCODINGS where a tensor is stored as a byte string."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    path: Path
+    path: Location
     num_records: int
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetDirectory:
-    path: Path
+    path: Location
     name: str
     version: str
     splits: dict[str, tuple[Shard, ...]]
@@ -44,8 +52,8 @@ class DatasetDirectory:
         return self.splits[split]
 
 
-def read_directory(path: Path) -> DatasetDirectory:
-    if not path.is_dir():
+def read_directory(path: Location) -> DatasetDirectory:
+    if isinstance(path, Path) and not path.is_dir():
         raise InputError(
             f"{path}: no such dataset directory; expected dataset_info.json, features.json and TFRecord shards in it. "
             f"Check data.root and data.mixture: datasets lie in ROOT/NAME/VERSION"
@@ -65,14 +73,14 @@ def read_directory(path: Path) -> DatasetDirectory:
     return DatasetDirectory(path, name, version, splits, features)
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Location) -> Any:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: missing or not readable JSON ({error}); copy the whole dataset again") from error
 
 
-def _shards(path: Path, name: str, split: dict[str, Any]) -> tuple[Shard, ...]:
+def _shards(path: Location, name: str, split: dict[str, Any]) -> tuple[Shard, ...]:
     lengths = [int(length) for length in split["shardLengths"]]
     template = split.get("filepathTemplate") or FILE_TEMPLATE
     shards = []
@@ -91,7 +99,7 @@ def _shards(path: Path, name: str, split: dict[str, Any]) -> tuple[Shard, ...]:
     return tuple(shards)
 
 
-def _gather(node: Any, prefix: str, features: dict[str, Feature], file: Path) -> None:
+def _gather(node: Any, prefix: str, features: dict[str, Feature], file: Location) -> None:
     """Flattens features.json into slash-joined leaf keys."""
     try:
         if "featuresDict" in node:
@@ -100,12 +108,12 @@ def _gather(node: Any, prefix: str, features: dict[str, Feature], file: Path) ->
         elif "sequence" in node and prefix == "steps":
             _gather(node["sequence"]["feature"], prefix, features, file)
         else:
-            features[prefix] = _leaf(node)
+            features[prefix] = _leaf(node, prefix)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{file}: {prefix or 'its root'} is not as TFDS writes it ({error!r})") from error
 
 
-def _leaf(node: dict[str, Any]) -> Feature:
+def _leaf(node: dict[str, Any], key: str) -> Feature:
     if "text" in node:
         return Feature("text")
     if "image" in node:
@@ -116,11 +124,19 @@ def _leaf(node: dict[str, Any]) -> Feature:
     shape, dtype = _shape(tensor), tensor["dtype"]
     if dtype in ("string", "object"):
         return Feature("text") if shape == () else Feature("left_out", reason="an array of strings")
-    if tensor.get("encoding", "none") not in ("none", "", None):
-        return Feature("left_out", reason=f"encoded as {tensor['encoding']}")
-    if min(shape, default=1) < 0 or math.prod(shape) > MAX_NUMBERS:
-        return Feature("left_out", reason=f"shape {list(shape)}: more than {MAX_NUMBERS} numbers or of varying size")
-    return Feature("number", shape, dtype)
+    encoding = tensor.get("encoding") or "none"
+    if encoding not in ("none", *ENCODINGS):
+        return Feature("left_out", reason=f"encoded as {encoding}")
+    encoding = "" if encoding == "none" else encoding
+    if min(shape, default=1) < 0:
+        return Feature("left_out", reason=f"shape {list(shape)}: of varying size")
+    if math.prod(shape) <= MAX_NUMBERS:
+        return Feature("number", shape, dtype, encoding=encoding)
+    if len(shape) > 1 and min(shape[:2]) >= SMALLEST_PICTURE:
+        return Feature("array", shape, dtype, encoding=encoding)
+    if key.rpartition("/")[2] == "instruction" and dtype == "int32" and len(shape) == 1 and not encoding:
+        return Feature("text", shape, dtype)  # language_table
+    return Feature("left_out", reason=f"shape {list(shape)}: more than {MAX_NUMBERS} numbers, and no picture")
 
 
 def _shape(node: dict[str, Any]) -> tuple[int, ...]:

@@ -3,11 +3,12 @@
 Example { Features features = 1 }   Features { map<string, Feature> feature = 1 }
 Feature { BytesList | FloatList | Int64List = 1 | 2 | 3 }, each a list { repeated value = 1 }
 
-Byte strings come back as (offset, length) into the buffer, so that pictures are never copied.
+Byte strings come back as (offset, length) into the buffer, so that pictures are never copied; so do lists of numbers,
+unread, of the keys that are asked for so.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -22,39 +23,54 @@ class Spans(NamedTuple):
     length: np.ndarray
 
 
-Value = Spans | np.ndarray
-"""A feature: byte strings, float32 or int64."""
+class Packed(NamedTuple):
+    """Where an unread list of numbers lies in the buffer: float32 little-endian, or varints."""
+
+    offset: int
+    length: int
+    is_float: bool
 
 
-def parse_example(data: bytes) -> dict[str, Value]:
-    """Raises ValueError where `data` is not an Example."""
+Value = Spans | Packed | np.ndarray
+"""A feature: byte strings, float32 or int64, or unread numbers."""
+
+
+def parse_example(data: bytes, wanted: Collection[str] | None = None, unread: Collection[str] = ()) -> dict[str, Value]:
+    """Args: wanted: keys (None: all). unread: those of them whose numbers are given as Packed.
+
+    Raises ValueError where `data` is not an Example.
+    """
     features: dict[str, Value] = {}
     try:
         for _, start, end in _messages(data, 0, len(data)):
             for _, entry_start, entry_end in _messages(data, start, end):
-                key = ""
-                value: Value = np.zeros(0, np.float32)
-                for number, field_start, field_end in _messages(data, entry_start, entry_end):
-                    if number == 1:
-                        key = data[field_start:field_end].decode()
-                    elif number == 2:
-                        value = _parse_feature(data, field_start, field_end)
-                features[key] = value
+                fields = {number: (begin, stop) for number, begin, stop in _messages(data, entry_start, entry_end)}
+                begin, stop = fields.get(1, (0, 0))
+                key = data[begin:stop].decode()
+                if wanted is None or key in wanted:
+                    features[key] = _parse_feature(data, *fields.get(2, (0, 0)), is_read=key not in unread)
     except (IndexError, UnicodeDecodeError, struct.error) as error:
         raise ValueError(f"not a tf.train.Example ({error})") from error
     return features
 
 
-def _parse_feature(data: bytes, start: int, end: int) -> Value:
+def _parse_feature(data: bytes, start: int, end: int, *, is_read: bool) -> Value:
     value: Value = np.zeros(0, np.float32)
     for number, list_start, list_end in _messages(data, start, end):
         if number == 1:
             value = _parse_bytes(data, list_start, list_end)
-        elif number == 2:
-            value = _parse_numbers(data, list_start, list_end, is_float=True)
-        elif number == 3:
-            value = _parse_numbers(data, list_start, list_end, is_float=False)
+        elif number in (2, 3) and is_read:
+            value = _parse_numbers(data, list_start, list_end, is_float=number == 2)
+        elif number in (2, 3):
+            value = _find_numbers(data, list_start, list_end, is_float=number == 2)
     return value
+
+
+def _find_numbers(data: bytes, start: int, end: int, *, is_float: bool) -> Value:
+    parts = list(_messages(data, start, end))
+    if len(parts) != 1 or parts[0][2] != end:
+        raise ValueError("not a tf.train.Example as TensorFlow writes it (a list of numbers is not packed)")
+    return Packed(parts[0][1], end - parts[0][1], is_float)
 
 
 def _parse_bytes(data: bytes, start: int, end: int) -> Spans:
@@ -83,6 +99,11 @@ def _parse_numbers(data: bytes, start: int, end: int, *, is_float: bool) -> np.n
         parts.append(np.frombuffer(chunk.tobytes(), "<f4") if is_float else unpack_varints(chunk))
         position = stop
     return np.concatenate(parts) if parts else np.zeros(0, np.float32 if is_float else np.int64)
+
+
+def varint_ends(data: np.ndarray) -> np.ndarray:
+    """int64: where each varint of uint8 `data` ends, after its last byte."""
+    return np.flatnonzero(data < 0x80) + 1
 
 
 def unpack_varints(data: np.ndarray) -> np.ndarray:

@@ -3,15 +3,16 @@
 Axes: episode, step (steps of all episodes in order).
 """
 
+import contextlib
 import dataclasses
-import hashlib
-from pathlib import Path
+import zlib
 
 import numpy as np
 
 from data_pipelines.index.dataset_directory import Feature, Shard
-from data_pipelines.index.example import Spans, Value, parse_example
-from data_pipelines.index.tfrecord import Record, file_digest, read_records
+from data_pipelines.index.example import Packed, Spans, Value, parse_example, varint_ends
+from data_pipelines.index.tfrecord import ContentDigest, Record, read_records
+from data_pipelines.storage import Location, stamp
 from vla_jax.types import InputError
 
 STEPS = "steps/"
@@ -19,8 +20,8 @@ STEPS = "steps/"
 
 @dataclasses.dataclass
 class ShardIndex:
-    """`columns` by feature key: pictures int64[step, 2] (offset in the file, length), numbers [step, ...], texts
-    int32[step] into `texts`; keys outside `steps/` the same by episode.
+    """`columns` by feature key: pictures and arrays int64[step, 2] (offset in the file, length in bytes), numbers
+    [step, ...], texts int32[step] into `texts`; keys outside `steps/` the same by episode.
     """
 
     record_spans: np.ndarray
@@ -30,24 +31,27 @@ class ShardIndex:
     columns: dict[str, np.ndarray]
     texts: list[bytes]
     num_bytes: int
-    sha256: str
+    digest: str
+    """`tfrecord.ContentDigest`."""
 
 
 def index_shard(shard: Shard, features: dict[str, Feature]) -> ShardIndex:
     """InputError where the shard is missing, damaged, or holds something other than features.json says."""
-    path = shard.path
-    if not path.is_file():
+    path, size = shard.path, None
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+        size = stamp(path).num_bytes
+    if size is None:
         raise InputError(
             f"{path}: missing, though dataset_info.json lists it with {shard.num_records} records; fetch it"
         )
-    size = path.stat().st_size
     if not size and shard.num_records:
         raise InputError(f"{path}: empty (0 bytes), dataset_info.json says {shard.num_records} records; fetch it again")
     kept = {key: feature for key, feature in features.items() if feature.kind != "left_out"}
     parts: dict[str, list[np.ndarray]] = {key: [] for key in kept}
-    spans, lengths = [], []
+    spans, lengths, digest = [], [], ContentDigest()
     texts: dict[bytes, int] = {}
     for number, record in enumerate(read_records(path)):
+        digest.add(record)
         episode = _Episode(path, number, record, texts)
         lengths.append(episode.read(kept, parts))
         spans.append((record.offset, len(record.data)))
@@ -62,13 +66,13 @@ def index_shard(shard: Shard, features: dict[str, Feature]) -> ShardIndex:
         {key: np.concatenate(parts[key]) if parts[key] else _empty(kept[key]) for key in kept},
         list(texts),
         size,
-        file_digest(path) if size else hashlib.sha256(b"").hexdigest(),
+        digest.hexdigest(),
     )
 
 
 @dataclasses.dataclass
 class _Episode:
-    path: Path
+    path: Location
     number: int
     record: Record
     texts: dict[bytes, int]
@@ -76,8 +80,9 @@ class _Episode:
 
     def read(self, features: dict[str, Feature], parts: dict[str, list[np.ndarray]]) -> int:
         """Appends the episode's part of every column; gives its number of steps."""
+        unread = {key for key, feature in features.items() if feature.kind == "array"}
         try:
-            values = parse_example(self.record.data)
+            values = parse_example(self.record.data, features, unread)
         except ValueError as error:
             raise InputError(
                 f"{self.path}: record {self.number} is {error}; another format or a damaged copy"
@@ -99,25 +104,59 @@ class _Episode:
         return num_steps or 0
 
     def _column(self, key: str, feature: Feature, value: Value) -> np.ndarray:
-        if isinstance(value, Spans) != (feature.kind != "number"):
-            if not (isinstance(value, np.ndarray) and not value.size):  # an empty list has no type
-                raise InputError(f"{self.path}: record {self.number}: {key!r} is not a {feature.kind}, as declared")
+        if isinstance(value, np.ndarray) and not value.size:  # an empty list has no type
             return _empty(feature)
-        if isinstance(value, Spans):
-            if feature.kind == "image":
-                return np.stack([value.offset + self.record.offset, value.length], axis=1)
-            strings = [self.record.data[o : o + n] for o, n in zip(value.offset.tolist(), value.length.tolist())]
-            return np.array([self.texts.setdefault(text, len(self.texts)) for text in strings], np.int32)
+        if isinstance(value, Spans) != _is_bytes(feature):
+            raise InputError(f"{self.path}: record {self.number}: {key!r} is not a {feature.kind}, as declared")
         try:
-            return value.astype(feature.dtype).reshape(-1, *feature.shape)
-        except (TypeError, ValueError) as error:
+            if isinstance(value, Packed):
+                return self._ranges(value, feature)
+            if isinstance(value, Spans):
+                return self._strings(value, feature)
+            numbers = value.astype(feature.dtype).reshape(-1, *feature.shape)
+        except (TypeError, ValueError, zlib.error) as error:
+            size = f"{value.size} numbers" if isinstance(value, np.ndarray) else f"{np.sum(value.length)} bytes"
             raise InputError(
-                f"{self.path}: record {self.number}: {key!r} has {value.size} numbers, "
-                f"not a multiple of its shape {list(feature.shape)} ({feature.dtype}) in features.json"
+                f"{self.path}: record {self.number}: {key!r} has {size}, "
+                f"not a multiple of its shape {list(feature.shape)} ({feature.dtype}) in features.json: {error}"
             ) from error
+        return self._texts([_of_code_points(row) for row in numbers]) if feature.kind == "text" else numbers
+
+    def _strings(self, spans: Spans, feature: Feature) -> np.ndarray:
+        if feature.kind in ("image", "array"):
+            return np.stack([spans.offset + self.record.offset, spans.length], axis=1)
+        strings = [self.record.data[o : o + n] for o, n in zip(spans.offset.tolist(), spans.length.tolist())]
+        if feature.kind == "text":
+            return self._texts(strings)
+        plain = [zlib.decompress(string) if feature.encoding == "zlib" else string for string in strings]
+        rows = [np.frombuffer(string, np.dtype(feature.dtype).newbyteorder("<")) for string in plain]
+        return np.stack([row.reshape(feature.shape) for row in rows]).astype(feature.dtype)
+
+    def _texts(self, strings: list[bytes]) -> np.ndarray:
+        return np.array([self.texts.setdefault(text, len(self.texts)) for text in strings], np.int32)
+
+    def _ranges(self, numbers: Packed, feature: Feature) -> np.ndarray:
+        """Where each step's tensor lies, by steps of its size; varints are as long as they are."""
+        size, data = int(np.prod(feature.shape)), np.frombuffer(self.record.data, np.uint8, *numbers[1::-1])
+        ends = np.arange(4, numbers.length + 4, 4) if numbers.is_float else varint_ends(data)
+        if not len(ends) or len(ends) % size or ends[-1] != numbers.length:
+            raise ValueError(f"{len(ends)} numbers")
+        bounds = np.append(0, ends[size - 1 :: size])
+        return np.stack([bounds[:-1] + numbers.offset + self.record.offset, np.diff(bounds)], axis=1)
+
+
+def _is_bytes(feature: Feature) -> bool:
+    """Whether its values are byte strings on the wire."""
+    return feature.kind == "image" or bool(feature.encoding) or (feature.kind == "text" and not feature.dtype)
+
+
+def _of_code_points(numbers: np.ndarray) -> bytes:
+    """UTF-8; a number that is no code point becomes a byte that is none either."""
+    points = numbers[numbers != 0].tolist()
+    return b"".join(chr(p).encode(errors="surrogatepass") if 0 < p < 0x110000 else b"\xff" for p in points)
 
 
 def _empty(feature: Feature) -> np.ndarray:
     if feature.kind == "number":
         return np.zeros((0, *feature.shape), feature.dtype)
-    return np.zeros((0, 2), np.int64) if feature.kind == "image" else np.zeros(0, np.int32)
+    return np.zeros(0, np.int32) if feature.kind == "text" else np.zeros((0, 2), np.int64)

@@ -1,14 +1,15 @@
 """The offset sidecar on disk, and how one comes to be: found and valid, or built from the shards.
 
-    FOLDER/index.json      schema version, shards with bytes, records and sha256, features, counts
+    FOLDER/index.json      schema version, shards with bytes, records and digest, features, counts
     FOLDER/texts.json      the distinct texts
     FOLDER/episodes.npy    int64[episode, 5]: shard, record offset, record length, first step, number of steps
     FOLDER/NNN.npy         one column a feature, as `index.json` lists them
 
-The same shards give the same bytes, so `Index.digest`, of index.json, identifies the data. A sidecar is looked for
-in `DATASET/index/SPLIT` and in `CACHE/NAME/VERSION/SPLIT/index`; it is built in the latter. It is valid when its
-shards have the recorded sizes and sha256; `stamps.json` in the cache remembers by modification time which files were
-already hashed. Axes: episode, step.
+The same shards give the same bytes, so `Index.digest`, of index.json, identifies the data wherever they lie. A sidecar
+is looked for in `DATASET/index/SPLIT` of a local data set and in `CACHE/NAME/VERSION/SPLIT/index`, always local; it is
+built in the latter. It is valid when its shards have the recorded sizes and digests (`tfrecord.ContentDigest`: every
+checksum verified in the same pass); `stamps.json` in the cache remembers which files were already read through, by
+modification time, or by the etag, time or checksum that a remote store gives. Axes: episode, step.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ import functools
 import hashlib
 import json
 import logging
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,11 @@ from rich.progress import Progress
 from data_pipelines.cache import load_array, new_folder, write_json
 from data_pipelines.index.dataset_directory import DatasetDirectory, Shard
 from data_pipelines.index.shard_index import STEPS, ShardIndex, index_shard
-from data_pipelines.index.tfrecord import file_digest
+from data_pipelines.index.tfrecord import content_digest
+from data_pipelines.storage import MAX_REQUESTS, Location, RemotePath, Stamp, stamp
 from vla_jax.types import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SMALL_SPLIT_BYTES = 1 << 28
 """Splits below it are indexed in this process: starting others takes longer."""
 LOG = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ class Index:
         return self.tree["num_episodes"]
 
     @functools.cached_property
-    def shards(self) -> list[Path]:
+    def shards(self) -> list[Location]:
         return [self.directory.path / shard["file"] for shard in self.tree["shards"]]
 
     @functools.cached_property
@@ -106,7 +108,7 @@ class Index:
             if len(column) != rows[in_steps]:
                 raise ValueError(f"{feature['file']} has {len(column)} rows, {rows[in_steps]} expected")
             shard = steps_shard if in_steps else self.episodes[:, 0]
-            if feature["kind"] == "image" and np.any((column < 0).any(1) | (column.sum(1) > sizes[shard])):
+            if feature["kind"] in ("image", "array") and np.any((column < 0).any(1) | (column.sum(1) > sizes[shard])):
                 raise ValueError(f"{feature['file']} points outside its shard")
             if feature["kind"] == "text" and np.any((column < 0) | (column >= len(texts))):
                 raise ValueError(f"{feature['file']} points outside texts.json")
@@ -116,7 +118,8 @@ def open_index(directory: DatasetDirectory, split: str, cache: Path, *, jobs: in
     """A valid sidecar: the one beside the data, the cached one, or one built now."""
     shards = directory.shards(split)
     home = split_cache(directory, split, cache)
-    for folder in (directory.path / "index" / split, home / "index"):
+    beside = [directory.path / "index" / split] if isinstance(directory.path, Path) else []
+    for folder in (*beside, home / "index"):
         if (folder / "index.json").is_file():
             try:
                 index = _read(folder, directory, split)
@@ -130,7 +133,7 @@ def open_index(directory: DatasetDirectory, split: str, cache: Path, *, jobs: in
     with new_folder(home / "index") as temporary:
         _build(temporary, directory, split, jobs)
     index = _read(home / "index", directory, split)
-    _stamp(shards, [shard["sha256"] for shard in index.tree["shards"]], home / "stamps.json")
+    _write_stamps(home / "stamps.json", shards, index, _stamps(shards))
     return index
 
 
@@ -160,30 +163,49 @@ def _check_shards(index: Index, shards: tuple[Shard, ...], stamps_path: Path) ->
         raise ValueError("dataset_info.json lists other shards")
     if index.tree["declared"] != _declared(index.directory):
         raise ValueError("features.json declares other features")
-    stamps: dict[str, Any] = {}
+    known: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
-        stamps = json.loads(stamps_path.read_text())
-    hashed = False
-    for shard, entry in zip(shards, index.tree["shards"]):
-        if not shard.path.is_file():
-            raise InputError(f"{shard.path}: missing, though dataset_info.json lists it; fetch it")
-        status = shard.path.stat()
-        if status.st_size != entry["bytes"]:
-            raise ValueError(f"{shard.path.name} has {status.st_size} bytes, it had {entry['bytes']}")
-        if stamps.get(str(shard.path.resolve())) != [status.st_size, status.st_mtime_ns, entry["sha256"]]:
-            hashed = True
-            if file_digest(shard.path) != entry["sha256"]:
+        known = json.loads(stamps_path.read_text())
+    stamps, is_new = _stamps(shards), False
+    for shard, entry, now in zip(shards, index.tree["shards"], stamps):
+        if now.num_bytes != entry["bytes"]:
+            raise ValueError(f"{shard.path.name} has {now.num_bytes} bytes, it had {entry['bytes']}")
+        if known.get(_address(shard.path)) != [*now, entry["digest"]]:
+            is_new = True
+            if content_digest(shard.path) != entry["digest"]:
                 raise ValueError(f"{shard.path.name} has changed")
-    if hashed:
-        _stamp(shards, [entry["sha256"] for entry in index.tree["shards"]], stamps_path)
+    if is_new:
+        _write_stamps(stamps_path, shards, index, stamps)
 
 
-def _stamp(shards: tuple[Shard, ...], digests: list[str], path: Path) -> None:
-    stamps = {}
-    for shard, digest in zip(shards, digests):
-        status = shard.path.stat()
-        stamps[str(shard.path.resolve())] = [status.st_size, status.st_mtime_ns, digest]
-    write_json(path, stamps)
+def _stamps(shards: tuple[Shard, ...]) -> list[Stamp]:
+    """InputError where a shard is gone."""
+
+    def ask(shard: Shard) -> Stamp:
+        try:
+            return stamp(shard.path)
+        except FileNotFoundError as error:
+            raise InputError(f"{shard.path}: missing, though dataset_info.json lists it; fetch it") from error
+
+    if not any(isinstance(shard.path, RemotePath) for shard in shards):
+        return [ask(shard) for shard in shards]
+    with ThreadPoolExecutor(min(len(shards), MAX_REQUESTS)) as threads:
+        stamps = list(threads.map(ask, shards))
+    if unmarked := sum(not now.version for now in stamps):
+        LOG.warning(
+            "%s: %d shards have neither etag, time nor checksum; a change of equal size passes unseen",
+            *(shards[0].path, unmarked),
+        )
+    return stamps
+
+
+def _write_stamps(path: Path, shards: tuple[Shard, ...], index: Index, stamps: list[Stamp]) -> None:
+    entries = zip(shards, stamps, index.tree["shards"])
+    write_json(path, {_address(shard.path): [*now, entry["digest"]] for shard, now, entry in entries})
+
+
+def _address(path: Location) -> str:
+    return str(path.resolve() if isinstance(path, Path) else path)
 
 
 def _declared(directory: DatasetDirectory) -> str:
@@ -212,6 +234,7 @@ def _build(folder: Path, directory: DatasetDirectory, split: str, jobs: int) -> 
             "kind": feature.kind,
             "shape": feature.shape,
             "dtype": feature.dtype,
+            "encoding": feature.encoding,
             "file": f"{number:03d}.npy",
         }
     (folder / "texts.json").write_text(json.dumps([text.decode(errors="surrogateescape") for text in texts]))
@@ -223,7 +246,7 @@ def _build(folder: Path, directory: DatasetDirectory, split: str, jobs: int) -> 
         "num_episodes": len(num_steps),
         "num_steps": int(num_steps.sum()),
         "shards": [
-            {"file": shard.path.name, "records": shard.num_records, "bytes": part.num_bytes, "sha256": part.sha256}
+            {"file": shard.path.name, "records": shard.num_records, "bytes": part.num_bytes, "digest": part.digest}
             for shard, part in zip(shards, parts)
         ],
         "declared": _declared(directory),
@@ -238,11 +261,22 @@ def _index_shards(shards: tuple[Shard, ...], directory: DatasetDirectory, split:
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(console=console, disable=not console.is_terminal))
         work = functools.partial(index_shard, features=directory.features)
-        num_bytes = sum(shard.path.stat().st_size for shard in shards if shard.path.is_file())
-        if min(jobs, len(shards)) > 1 and num_bytes > SMALL_SPLIT_BYTES:
+        if min(jobs, len(shards)) > 1 and _is_large(shards):
             workers = ProcessPoolExecutor(min(jobs, len(shards)), mp_context=get_context("spawn"))
             results = stack.enter_context(workers).map(work, shards)
         else:
             results = map(work, shards)
         description = f"index {directory.name} {directory.version} {split}"
         return list(progress.track(results, total=len(shards), description=description))
+
+
+def _is_large(shards: tuple[Shard, ...]) -> bool:
+    num_bytes = 0
+    for shard in shards:
+        if isinstance(shard.path, RemotePath) and shard.path.is_of_this_process:
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            num_bytes += stamp(shard.path).num_bytes
+        if num_bytes > SMALL_SPLIT_BYTES:
+            return True
+    return False

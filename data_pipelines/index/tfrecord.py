@@ -3,15 +3,16 @@
 Source: the format as TensorFlow documents it.
 """
 
+import contextlib
 import hashlib
 import mmap
 import struct
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import google_crc32c
 
+from data_pipelines.storage import Location, RemotePath, stamp
 from vla_jax.types import InputError
 
 HEADER = struct.Struct("<QI")
@@ -23,6 +24,8 @@ class Record(NamedTuple):
     offset: int
     """Of the data, from the start of the file, in bytes."""
     data: bytes
+    framing: bytes
+    """Its header and footer: the length of the data and both checksums."""
 
 
 def masked_crc(data: bytes) -> int:
@@ -30,13 +33,13 @@ def masked_crc(data: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def read_records(path: Path) -> Iterator[Record]:
+def read_records(path: Location) -> Iterator[Record]:
     """Every record, both checksums verified; InputError names the file, the record and the damage."""
-    size = path.stat().st_size
+    size = stamp(path).num_bytes
     if not size:
         return
-    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data[: len(LFS_POINTER)] == LFS_POINTER:
+    with _open(path, size) as data:
+        if data[: min(len(LFS_POINTER), size)] == LFS_POINTER:
             raise InputError(f"{path}: a Git LFS pointer, not the data; run `git lfs pull` in its repository")
         position, number = 0, 0
         while position < size:
@@ -45,20 +48,53 @@ def read_records(path: Path) -> Iterator[Record]:
             number += 1
 
 
-def _read_record(data: mmap.mmap, position: int, where: str) -> Record:
+class _ReadAhead:
+    """A remote file by slices whose starts never fall: it holds from the last start to the end of a block."""
+
+    def __init__(self, path: RemotePath, num_bytes: int):
+        self._num_bytes, self._blocks = num_bytes, path.blocks(num_bytes)
+        self._start, self._held = 0, bytearray()
+
+    def __len__(self) -> int:
+        return self._num_bytes
+
+    def __getitem__(self, span: slice) -> bytes:
+        start, end, _ = span.indices(self._num_bytes)
+        del self._held[: start - self._start]
+        self._start = start
+        while len(self._held) < end - start:
+            self._held += next(self._blocks)
+        return bytes(memoryview(self._held)[: end - start])
+
+    def close(self) -> None:
+        self._blocks.close()
+
+
+@contextlib.contextmanager
+def _open(path: Location, size: int) -> Iterator[mmap.mmap | _ReadAhead]:
+    if isinstance(path, RemotePath):
+        with contextlib.closing(_ReadAhead(path, size)) as data:
+            yield data
+    else:
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            yield mapped
+
+
+def _read_record(data: mmap.mmap | _ReadAhead, position: int, where: str) -> Record:
     start, advice = position + HEADER.size, "fetch the shard again"
     if start > len(data):
         raise InputError(f"{where}: truncated, {len(data) - position} of {HEADER.size} header bytes; {advice}")
-    length, length_crc = HEADER.unpack(data[position:start])
-    if masked_crc(data[position : position + 8]) != length_crc:
+    header = data[position:start]
+    length, length_crc = HEADER.unpack(header)
+    if masked_crc(header[:8]) != length_crc:
         raise InputError(f"{where}: the checksum (crc32c) of its length does not match; the shard is damaged, {advice}")
     end = start + length
     if end + FOOTER.size > len(data):
         raise InputError(f"{where}: truncated, {len(data) - start} bytes left of {length + FOOTER.size}; {advice}")
-    payload = data[start:end]
-    if masked_crc(payload) != FOOTER.unpack(data[end : end + FOOTER.size])[0]:
+    payload, footer = data[start:end], data[end : end + FOOTER.size]
+    if masked_crc(payload) != FOOTER.unpack(footer)[0]:
         raise InputError(f"{where}: the checksum (crc32c) of its data does not match; the shard is damaged, {advice}")
-    return Record(start, payload)
+    return Record(start, payload, header + footer)
 
 
 def write_records(stream: BinaryIO, records: Iterable[bytes]) -> None:
@@ -67,6 +103,25 @@ def write_records(stream: BinaryIO, records: Iterable[bytes]) -> None:
         stream.write(length + FOOTER.pack(masked_crc(length)) + record + FOOTER.pack(masked_crc(record)))
 
 
-def file_digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+class ContentDigest:
+    """sha256 over the framing of every record, whose checksums stand for the data: one pass verifies and identifies.
+
+    Accidental changes do not pass (32 bits a record); it is no defence against forged data.
+    """
+
+    def __init__(self):
+        self._digest = hashlib.sha256()
+
+    def add(self, record: Record) -> None:
+        self._digest.update(record.framing)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def content_digest(path: Location) -> str:
+    """InputError where the file is damaged."""
+    digest = ContentDigest()
+    for record in read_records(path):
+        digest.add(record)
+    return digest.hexdigest()

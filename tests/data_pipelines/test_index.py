@@ -111,7 +111,7 @@ def test_a_sidecar_beside_the_data_is_used_once_it_proves_valid(tmp_path, caplog
     assert open_split(folder, tmp_path / "fresh").folder == beside
     assert not (tmp_path / "fresh" / "bridge_dataset" / "1.0.0" / "train" / "index").exists()
     tree = json.loads((beside / "index.json").read_text())
-    tree["shards"][0]["sha256"] = "0" * 64
+    tree["shards"][0]["digest"] = "0" * 64
     (beside / "index.json").write_text(json.dumps(tree))
     assert open_split(folder, tmp_path / "fresh2").folder != beside
     assert "has changed" in caplog.text
@@ -156,5 +156,5 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path):
 
 def test_wide_numbers_stay_out_and_say_so(tmp_path):
     index = open_split(write_bridge(tmp_path), tmp_path / "cache")
-    with pytest.raises(InputError, match=r"language_embedding.*more than 64 numbers"):
+    with pytest.raises(InputError, match=r"language_embedding.*more than 100 numbers"):
         index.column("steps/language_embedding", "number")
