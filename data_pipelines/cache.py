@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
     Unlike `vla_jax.run_directory.new_folder`, which never replaces anything and seals a user's folder.
     """
-    parent = _writable(target.parent)
+    parent = writable(target.parent)
     _remove_abandoned(target)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=parent))
     try:
@@ -51,16 +51,56 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 def write_json(target: Path, tree: Any) -> None:
     content = json.dumps(tree, indent=1, allow_nan=False) + "\n"
-    parent = _writable(target.parent)
+    with new_file(target) as stream:
+        stream.write(content.encode())
+
+
+@contextlib.contextmanager
+def new_file(target: Path) -> Iterator[BinaryIO]:
+    """Gives a temporary file that becomes `target`, replacing what was there, when the block succeeds."""
+    parent = writable(target.parent)
     _remove_abandoned(target)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=parent)
     try:
-        with os.fdopen(handle, "w") as stream:
-            stream.write(content)
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
         Path(name).chmod(0o644)
         Path(name).replace(target)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+class ArrayWriter:
+    """A `.npy` file written some rows at a time, the same bytes as numpy's `save` of all."""
+
+    def __init__(self, stream: BinaryIO, num_rows: int):
+        self._stream, self._num_rows, self._left = stream, num_rows, num_rows
+        self._kind: tuple[Any, ...] | None = None
+
+    def append(self, rows: np.ndarray) -> None:
+        kind = rows.dtype, rows.shape[1:]
+        if self._kind is None:
+            self._kind, shape = kind, (self._num_rows, *rows.shape[1:])
+            header = {"descr": np.lib.format.dtype_to_descr(rows.dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(self._stream, header)
+        if kind != self._kind:
+            raise ValueError(f"rows of {kind} after rows of {self._kind}")
+        self._left -= len(rows)
+        self._stream.write(np.ascontiguousarray(rows).tobytes())
+
+    def finish(self) -> None:
+        if self._kind is None and not self._num_rows:
+            self.append(np.zeros(0))
+        if self._left:
+            raise ValueError(f"{self._num_rows - self._left} of {self._num_rows} rows")
+
+
+@contextlib.contextmanager
+def new_array(path: Path, num_rows: int) -> Iterator[ArrayWriter]:
+    """In a folder that is not yet in place: `path` is written as it comes."""
+    with path.open("wb") as stream:
+        yield (writer := ArrayWriter(stream, num_rows))
+        writer.finish()
 
 
 def load_array(path: Path) -> np.ndarray:
@@ -81,7 +121,7 @@ def _remove_abandoned(target: Path) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _writable(folder: Path) -> Path:
+def writable(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -11,10 +11,8 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +26,7 @@ from data_pipelines.demos import recording
 from data_pipelines.demos.recording import Trial
 from data_pipelines.discovery import find_dataset
 from data_pipelines.index.tfrecord import write_records
+from data_pipelines.workers import start_workers
 from data_pipelines.writer import Contents, DatasetWriter
 from vla_jax.environments import graphics
 from vla_jax.environments.base import (
@@ -165,8 +164,7 @@ def _make_all(config: DemonstrationConfig, units: list[Unit], work: Path, jobs: 
             for unit in todo:
                 progress.advance(bar, _make(config, unit, work))
             return
-        spawn = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(min(jobs, len(todo)), spawn, _follow_parent) as pool:
+        with start_workers(min(jobs, len(todo))) as pool:
             futures = [pool.submit(_make, config, unit, work) for unit in todo]
             try:
                 for future in concurrent.futures.as_completed(futures):
@@ -247,15 +245,3 @@ def _shard(work: Path, unit: Unit) -> Path:
 
 def _notes(work: Path, unit: Unit) -> Path:
     return work / f"{unit.split}-{unit.number:05d}.json"
-
-
-def _follow_parent() -> None:
-    """A worker ends with the process that started it, however that one ended."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()

@@ -18,23 +18,21 @@ import functools
 import hashlib
 import json
 import logging
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
 from data_pipelines.cache import load_array, new_folder, write_json
 from data_pipelines.index.dataset_directory import DatasetDirectory, Shard
-from data_pipelines.index.shard_index import STEPS, ShardIndex, index_shard
+from data_pipelines.index.shard_index import STEPS
+from data_pipelines.index.sidecar_writer import SCHEMA_VERSION, address, declared_digest, index_work, write_sidecar
 from data_pipelines.index.tfrecord import content_digest
+from data_pipelines.parts import find_or_build, made
 from data_pipelines.storage import MAX_REQUESTS, Location, RemotePath, Stamp, stamp
 from vla_jax.types import InputError
 
-SCHEMA_VERSION = 2
 SMALL_SPLIT_BYTES = 1 << 28
 """Splits below it are indexed in this process: starting others takes longer."""
 LOG = logging.getLogger(__name__)
@@ -116,6 +114,13 @@ class Index:
 
 def open_index(directory: DatasetDirectory, split: str, cache: Path, *, jobs: int = 1) -> Index:
     """A valid sidecar: the one beside the data, the cached one, or one built now."""
+    return find_or_build(
+        lambda: find_index(directory, split, cache), lambda: _build(directory, split, cache, jobs=jobs)
+    )
+
+
+def find_index(directory: DatasetDirectory, split: str, cache: Path) -> Index | None:
+    """A valid sidecar, beside the data or in the cache; None where there is none."""
     shards = directory.shards(split)
     home = split_cache(directory, split, cache)
     beside = [directory.path / "index" / split] if isinstance(directory.path, Path) else []
@@ -130,11 +135,16 @@ def open_index(directory: DatasetDirectory, split: str, cache: Path, *, jobs: in
                 if isinstance(error, InputError):
                     raise
                 LOG.warning("%s: not used and built again: %s", folder, error)
-    with new_folder(home / "index") as temporary:
-        _build(temporary, directory, split, jobs)
-    index = _read(home / "index", directory, split)
-    _write_stamps(home / "stamps.json", shards, index, _stamps(shards))
-    return index
+    return None
+
+
+def _build(directory: DatasetDirectory, split: str, cache: Path, *, jobs: int) -> None:
+    shards, home = directory.shards(split), split_cache(directory, split, cache)
+    stamps = _stamps(shards)
+    work = index_work(directory, split, stamps, home / "parts")
+    with made(work, jobs=jobs if _is_large(shards) else 1), new_folder(home / "index") as temporary:
+        write_sidecar(temporary, directory, split, work)
+    _write_stamps(home / "stamps.json", shards, _read(home / "index", directory, split), stamps)
 
 
 def split_cache(directory: DatasetDirectory, split: str, cache: Path) -> Path:
@@ -161,7 +171,7 @@ def _check_shards(index: Index, shards: tuple[Shard, ...], stamps_path: Path) ->
     recorded = [(shard["file"], shard["records"]) for shard in index.tree["shards"]]
     if recorded != [(shard.path.name, shard.num_records) for shard in shards]:
         raise ValueError("dataset_info.json lists other shards")
-    if index.tree["declared"] != _declared(index.directory):
+    if index.tree["declared"] != declared_digest(index.directory):
         raise ValueError("features.json declares other features")
     known: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
@@ -170,7 +180,7 @@ def _check_shards(index: Index, shards: tuple[Shard, ...], stamps_path: Path) ->
     for shard, entry, now in zip(shards, index.tree["shards"], stamps):
         if now.num_bytes != entry["bytes"]:
             raise ValueError(f"{shard.path.name} has {now.num_bytes} bytes, it had {entry['bytes']}")
-        if known.get(_address(shard.path)) != [*now, entry["digest"]]:
+        if known.get(address(shard.path)) != [*now, entry["digest"]]:
             is_new = True
             if content_digest(shard.path) != entry["digest"]:
                 raise ValueError(f"{shard.path.name} has changed")
@@ -201,73 +211,7 @@ def _stamps(shards: tuple[Shard, ...]) -> list[Stamp]:
 
 def _write_stamps(path: Path, shards: tuple[Shard, ...], index: Index, stamps: list[Stamp]) -> None:
     entries = zip(shards, stamps, index.tree["shards"])
-    write_json(path, {_address(shard.path): [*now, entry["digest"]] for shard, now, entry in entries})
-
-
-def _address(path: Location) -> str:
-    return str(path.resolve() if isinstance(path, Path) else path)
-
-
-def _declared(directory: DatasetDirectory) -> str:
-    listing = json.dumps({key: dataclasses.astuple(feature) for key, feature in sorted(directory.features.items())})
-    return hashlib.sha256(listing.encode()).hexdigest()
-
-
-def _build(folder: Path, directory: DatasetDirectory, split: str, jobs: int) -> None:
-    shards = directory.shards(split)
-    parts = _index_shards(shards, directory, split, jobs)
-    texts: dict[bytes, int] = {}
-    remaps = [np.array([texts.setdefault(text, len(texts)) for text in part.texts], np.int32) for part in parts]
-    num_steps = np.concatenate([part.num_steps for part in parts]) if parts else np.zeros(0, np.int64)
-    shard_numbers = np.repeat(np.arange(len(parts)), [len(part.num_steps) for part in parts])
-    spans = np.concatenate([part.record_spans for part in parts]) if parts else np.zeros((0, 2), np.int64)
-    first_step = np.cumsum(num_steps) - num_steps
-    np.save(folder / "episodes.npy", np.column_stack([shard_numbers, spans, first_step, num_steps]))
-    features = {}
-    kept = {key: feature for key, feature in sorted(directory.features.items()) if feature.kind != "left_out"}
-    for number, (key, feature) in enumerate(kept.items()):
-        columns = [part.columns[key] for part in parts]
-        if feature.kind == "text":
-            columns = [remap[column] for remap, column in zip(remaps, columns)]
-        np.save(folder / f"{number:03d}.npy", np.concatenate(columns))
-        features[key] = {
-            "kind": feature.kind,
-            "shape": feature.shape,
-            "dtype": feature.dtype,
-            "encoding": feature.encoding,
-            "file": f"{number:03d}.npy",
-        }
-    (folder / "texts.json").write_text(json.dumps([text.decode(errors="surrogateescape") for text in texts]))
-    tree = {
-        "schema_version": SCHEMA_VERSION,
-        "dataset": directory.name,
-        "version": directory.version,
-        "split": split,
-        "num_episodes": len(num_steps),
-        "num_steps": int(num_steps.sum()),
-        "shards": [
-            {"file": shard.path.name, "records": shard.num_records, "bytes": part.num_bytes, "digest": part.digest}
-            for shard, part in zip(shards, parts)
-        ],
-        "declared": _declared(directory),
-        "features": features,
-        "left_out": {key: f.reason for key, f in sorted(directory.features.items()) if f.kind == "left_out"},
-    }
-    write_json(folder / "index.json", tree)
-
-
-def _index_shards(shards: tuple[Shard, ...], directory: DatasetDirectory, split: str, jobs: int) -> list[ShardIndex]:
-    console = Console(stderr=True)
-    with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(Progress(console=console, disable=not console.is_terminal))
-        work = functools.partial(index_shard, features=directory.features)
-        if min(jobs, len(shards)) > 1 and _is_large(shards):
-            workers = ProcessPoolExecutor(min(jobs, len(shards)), mp_context=get_context("spawn"))
-            results = stack.enter_context(workers).map(work, shards)
-        else:
-            results = map(work, shards)
-        description = f"index {directory.name} {directory.version} {split}"
-        return list(progress.track(results, total=len(shards), description=description))
+    write_json(path, {address(shard.path): [*now, entry["digest"]] for shard, now, entry in entries})
 
 
 def _is_large(shards: tuple[Shard, ...]) -> bool:

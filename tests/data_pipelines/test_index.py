@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from data_pipelines.index import sidecar
+from data_pipelines.index import shard_index, sidecar
 from data_pipelines.index.dataset_directory import read_directory
 from data_pipelines.index.shard_reader import read_range
 from data_pipelines.index.sidecar import open_index
@@ -145,13 +145,22 @@ def test_a_read_only_dataset_folder_stays_as_it_is(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == names
 
 
-def test_a_failed_build_leaves_nothing_behind(tmp_path):
+def test_a_failed_build_leaves_no_sidecar_and_keeps_the_whole_shards_parts_until_it_succeeds(tmp_path, monkeypatch):
     folder = write_bridge(tmp_path)
     last = sorted(folder.glob("*.tfrecord-*"))[-1]
-    last.write_bytes(last.read_bytes()[:-3])
-    with pytest.raises(InputError):
+    whole = last.read_bytes()
+    last.write_bytes(whole[:-3])
+    with pytest.raises(InputError, match="truncated"):
         open_split(folder, tmp_path / "cache")
-    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+    left = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert [path.suffix for path in left] == [".npz"]
+    last.write_bytes(whole)
+    read = []
+    read_records = shard_index.read_records
+    monkeypatch.setattr(shard_index, "read_records", lambda path: read.append(path) or read_records(path))
+    assert open_split(folder, tmp_path / "cache").num_episodes == 3
+    assert read == [last]
+    assert not (tmp_path / "cache" / "bridge_dataset" / "1.0.0" / "train" / "parts").exists()
 
 
 def test_wide_numbers_stay_out_and_say_so(tmp_path):
