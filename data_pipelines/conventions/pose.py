@@ -35,12 +35,35 @@ def pose_from_rotation_vector(position: np.ndarray, vector_radians: np.ndarray) 
 def pose_from_matrix(matrix: np.ndarray) -> np.ndarray:
     """Homogeneous matrices [..., 4, 4], translation in the last COLUMN; transpose those of the other kind first.
 
-    NaN where the rotation part is not one (its determinant is not near 1).
+    NaN where a matrix is no such thing (the determinant of its rotation is not near 1, or its last row is not
+    0, 0, 0, 1), so that a wrong order of its numbers is met at once.
     """
     turn = matrix[..., :3, :3].astype(np.float64)
-    proper = np.abs(np.linalg.det(turn) - 1) < 0.1
+    last_row = np.abs(matrix[..., 3, :] - np.array([0.0, 0.0, 0.0, 1.0])).max(-1)
+    proper = (np.abs(np.linalg.det(turn) - 1) < 0.1) & (last_row < 1e-3)
     quaternion = Rotation.from_matrix(np.where(proper[..., None, None], turn, np.eye(3))).as_quat()
     return pose_from_quaternion(matrix[..., :3, 3], np.where(proper[..., None], quaternion, np.nan))
+
+
+def pose_from_column_major(numbers: np.ndarray) -> np.ndarray:
+    """Homogeneous matrices given as 16 numbers [..., 16], column after column."""
+    return pose_from_matrix(numbers.reshape(*numbers.shape[:-1], 4, 4).swapaxes(-1, -2))
+
+
+def pose_in_frame(pose: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """Poses [n, 7], such as of a tool in the world, seen from frames [n, 7], such as of the robot's base."""
+    inverse = rotation(frame).inv()
+    position = inverse.apply(pose[:, :3].astype(np.float64) - frame[:, :3])
+    turned = pose_from_quaternion(position, (inverse * rotation(pose)).as_quat())
+    finite = np.isfinite(pose).all(1) & np.isfinite(frame).all(1)
+    return np.where(finite[:, None], turned, np.float32(np.nan))
+
+
+def planar_pose(position: np.ndarray) -> np.ndarray:
+    """Of a tool that moves in a plane [n, 2] and never turns: its unpublished height is 0, its rotation none."""
+    still = np.zeros((len(position), 7), np.float32)
+    still[:, :2], still[:, 6] = position, 1.0
+    return still
 
 
 def next_poses(pose: np.ndarray) -> Trajectory:

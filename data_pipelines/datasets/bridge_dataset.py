@@ -8,9 +8,12 @@ next state's pose. The camera flags `has_image_k` are False in published copies 
 not used; an episode recorded without a second camera has black pictures in `image_1`.
 """
 
+import dataclasses
+
 import numpy as np
 
-from data_pipelines.conventions.gripper import binarize
+from data_pipelines.conventions.gripper import binarize, clip_openness
+from data_pipelines.conventions.motion import differences_to_next
 from data_pipelines.conventions.pose import next_poses, pose_from_euler
 from data_pipelines.schema import Trajectory
 from data_pipelines.spec import DatasetSpec
@@ -26,7 +29,25 @@ SPEC = DatasetSpec(
     action="gripper_delta",
     proprio="pose_euler",
     gripper="state and action: 1 open, 0 closed, continuous; commands binarised at 0.05 and 0.95",
+    episodes={"train": 53192, "val": 6872},
     source="BridgeData V2 (arXiv 2308.12952); Octo's and OpenVLA's standardisation of it",
+)
+ALIASES = (
+    dataclasses.replace(SPEC, name="bridge_orig"),
+    dataclasses.replace(
+        SPEC,
+        name="bridge_data_v2",
+        version="0.0.1",
+        episodes={},
+        unknown=("The number of episodes: the catalog's page still shows that of bridge/0.1.0.",),
+        source="TFDS catalog (the tree that `rtx.Bridge` points to); conventions as bridge_dataset",
+    ),
+)
+DIFFERENCES = (
+    "OpenVLA and Octo replace the commanded motion by differences of measured states, number by number: Euler angles "
+    "jump by a whole turn where they wrap.",
+    "OpenVLA drops the first step of every episode, whose action is zero.",
+    "The measured gripper, which leaves 0..1 by noise, is not clipped upstream.",
 )
 
 
@@ -35,7 +56,18 @@ def standardize(raw: Trajectory) -> Trajectory:
     pose = pose_from_euler(state[:, :3], state[:, 3:6])
     return {
         "pose": pose,
-        "gripper": np.clip(state[:, 6], 0.0, 1.0),
-        "target_gripper": binarize(np.clip(raw["action"][:, 6], 0.0, 1.0)),
+        "gripper": clip_openness(state[:, 6]),
+        "delta": raw["action"][:, :6],
+        "target_gripper": binarize(clip_openness(raw["action"][:, 6])),
         **next_poses(pose),
+    }
+
+
+def upstream(raw: Trajectory) -> Trajectory:
+    state, length = raw["observation/state"], len(raw["action"])
+    return standardize(raw) | {
+        "gripper": state[:, 6],
+        "delta": differences_to_next(state[:, :6]),
+        "target_gripper": binarize(raw["action"][:, 6]),
+        "target_valid": (np.arange(length) > 0) & (np.arange(length) < length - 1),
     }

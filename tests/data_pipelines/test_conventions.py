@@ -33,8 +33,16 @@ def test_one_rotation_given_in_every_form_is_one_pose():
     for given in poses:
         np.testing.assert_allclose(given[:, :3], position, rtol=1e-6)
         assert (pose.rotation(given) * turn.inv()).magnitude().max() < 1e-6
-    transposed = pose.pose_from_matrix(matrix.swapaxes(1, 2))
-    assert (pose.rotation(transposed) * turn.inv()).magnitude().max() > 0.1
+    columns = matrix.swapaxes(1, 2).reshape(2, 16)
+    np.testing.assert_array_equal(pose.pose_from_column_major(columns), poses[-1])
+    assert np.isnan(pose.pose_from_column_major(matrix.reshape(2, 16))[:, 3:]).all()  # row after row: noticed
+
+
+def test_pose_seen_from_a_turned_base():
+    base = pose.pose_from_euler(np.array([[1.0, 0, 0]]), np.array([[0, 0, np.pi / 2]]))
+    tool = pose.pose_from_euler(np.array([[1.0, 2, 3]]), np.array([[0.4, 0, np.pi / 2]]))
+    expected = pose.pose_from_euler(np.array([[2.0, 0, 3]]), np.array([[0.4, 0, 0]]))
+    np.testing.assert_allclose(pose.pose_in_frame(tool, base), expected, atol=1e-6)
 
 
 def test_what_is_no_rotation_becomes_nan_and_stops_nothing():
