@@ -1,6 +1,7 @@
 """What a run says about its data. Declarative: the pipeline itself is in `pipeline.py`."""
 
 import dataclasses
+from typing import Literal
 
 from vla_jax.types import InputError
 
@@ -45,13 +46,24 @@ class CropConfig:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     root: str
-    """Folder that holds `NAME/VERSION` dataset directories; may be read-only."""
+    """Folder that holds `NAME/VERSION` dataset directories; may be read-only. A path, or a URL of gs, s3 or http."""
     cache: str | None = None
-    """Folder of index, tables and statistics; None: beside the run."""
+    """Local folder of index, tables and statistics; None: beside the run."""
     mixture: tuple[MixtureEntry, ...] = ()
     split: str = "train"
     weigh_by_size: bool = False
-    """True: weights multiply each dataset's number of transitions (OpenVLA's balance_weights)."""
+    """True: weights multiply each dataset's number of transitions in `split` (OpenVLA's and Octo's balance_weights,
+    which count all splits)."""
+    access: Literal["frame", "episode"] = "frame"
+    """How pictures are read. `frame`: one range read each, windows of the whole dataset mixed: local disks, NFS.
+    `episode`: one range read an episode, windows mixed within a pool of episodes: object storage."""
+    pool_episodes: int = 256
+    """Of each dataset, at most, whose windows are mixed in access mode `episode`."""
+    pool_bytes: int = 1 << 30
+    """Held by a host in access mode `episode`, by all datasets together, each by its share of the samples. A third is
+    what windows are drawn from, the rest are the pools before and after it. One episode is held in any case."""
+    skip_unlabeled: bool = False
+    """True: steps without an instruction are not sampled."""
     crop: CropConfig | None = CropConfig()
     num_threads: int = 2
     prefetch: int = 2
@@ -62,5 +74,9 @@ class DataConfig:
     def __post_init__(self):
         if self.num_threads < 1 or self.prefetch < 1:
             raise InputError(f"data: num_threads={self.num_threads}, prefetch={self.prefetch}: at least 1 expected")
+        if self.pool_episodes < 1 or self.pool_bytes < 1:
+            raise InputError(
+                f"data: pool_episodes={self.pool_episodes}, pool_bytes={self.pool_bytes}: at least 1 expected"
+            )
         if not 0 <= self.max_bad_share <= 1:
             raise InputError(f"data.max_bad_share={self.max_bad_share}: a share from 0 to 1 is expected")

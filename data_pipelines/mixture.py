@@ -1,21 +1,26 @@
 """The order of samples: a pure function of (seed, sample index), by Grain.
 
-Each dataset's windows are shuffled anew every epoch and repeated; the datasets are interleaved by weight. Row r of
-global batch s is sample s * batch_size + r, whatever the number of hosts.
+Each dataset's windows are shuffled anew every epoch and repeated (`pools.py` in access mode `episode`); the datasets
+are interleaved by weight. Row r of global batch s is sample s * batch_size + r, whatever the number of hosts.
 """
 
 import dataclasses
 import enum
 import functools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import grain
 import numpy as np
 
-from data_pipelines.config import DataConfig
+from data_pipelines.config import DataConfig, MixtureEntry
+from data_pipelines.pools import FOR_EVER, Drawn, EpisodeOrder, Visit
 from data_pipelines.source import Source
+from vla_jax.types import InputError
 
 FEW_WINDOWS = 4096
-FOR_EVER = 1 << 48
+GROUPS_HELD = 3
+"""Of a dataset in access mode `episode`: the one before, the one that is drawn from, the one that is fetched."""
 
 
 class Draw(enum.IntEnum):
@@ -27,21 +32,36 @@ class Draw(enum.IntEnum):
     CROP = 3
 
 
+class Planned(NamedTuple):
+    dataset: int
+    window: int
+    visit: Visit | None = None
+    """To the episodes that the window is of, in access mode `episode`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Mixture:
     seed: int
     sizes: tuple[int, ...]
     """Windows of each dataset."""
     weights: tuple[float, ...]
+    pools: tuple[EpisodeOrder, ...] = ()
+    """Of each dataset, in access mode `episode`."""
 
     @functools.cached_property
     def _order(self) -> grain.MapDataset:
-        parts = [_shuffled(size, self._order_seed(number)) for number, size in enumerate(self.sizes)]
+        if self.pools:
+            parts = [grain.MapDataset.source(order) for order in self.pools]
+        else:
+            parts = [_shuffled(size, order_seed(self.seed, number)) for number, size in enumerate(self.sizes)]
         tagged = [part.map(_Tag(number)) for number, part in enumerate(parts)]
         return grain.MapDataset.mix(tagged, weights=self.weights) if len(tagged) > 1 else tagged[0]
 
     def __getitem__(self, sample: int) -> tuple[int, int]:
         """(dataset, window)."""
+        return self._order[sample][:2]
+
+    def planned(self, sample: int) -> Planned:
         return self._order[sample]
 
     def replacement(self, dataset: int, sample: int, attempt: int) -> int:
@@ -51,8 +71,10 @@ class Mixture:
     def generator(self, draw: Draw, *key: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, draw, *key))))
 
-    def _order_seed(self, number: int) -> int:
-        return int(np.random.SeedSequence((self.seed, Draw.ORDER, number)).generate_state(1)[0])
+
+def order_seed(seed: int, number: int) -> int:
+    """Of the dataset's order of windows."""
+    return int(np.random.SeedSequence((seed, Draw.ORDER, number)).generate_state(1)[0])
 
 
 def _shuffled(size: int, seed: int) -> grain.MapDataset:
@@ -86,14 +108,61 @@ def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
 class _Tag:
     dataset: int
 
-    def __call__(self, window: int) -> tuple[int, int]:
-        return self.dataset, int(window)
+    def __call__(self, drawn: int | Drawn) -> Planned:
+        if isinstance(drawn, Drawn):
+            return Planned(self.dataset, *drawn)
+        return Planned(self.dataset, int(drawn))
+
+
+def shares(entries: Sequence[MixtureEntry], transitions: Sequence[int], *, weigh_by_size: bool) -> tuple[float, ...]:
+    """Of the samples, for each dataset; together 1. Args: transitions: steps of each dataset."""
+    weights = [entry.weight * (size if weigh_by_size else 1) for entry, size in zip(entries, transitions, strict=True)]
+    total = sum(weights)
+    return tuple(weight / total for weight in weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class Exposure:
+    """What a run sees of one dataset."""
+
+    name: str
+    share: float
+    samples: float
+    epochs: float
+    """How often each transition is sampled."""
+
+
+def exposures(
+    entries: Sequence[MixtureEntry],
+    transitions: Sequence[int],
+    *,
+    weigh_by_size: bool,
+    num_steps: int,
+    batch_size: int,
+) -> tuple[Exposure, ...]:
+    """Of a run of so many optimizer steps, in expectation. Args: transitions: steps of each dataset."""
+    if empty := [entry.name for entry, size in zip(entries, transitions, strict=True) if size < 1]:
+        raise InputError(f"data.mixture: {empty} have no transitions")
+    drawn = num_steps * batch_size
+    parts = shares(entries, transitions, weigh_by_size=weigh_by_size)
+    return tuple(
+        Exposure(entry.name, share, share * drawn, share * drawn / size)
+        for entry, share, size in zip(entries, parts, transitions)
+    )
 
 
 def open_mixture(data: DataConfig, sources: list[Source], seed: int) -> Mixture:
-    weights = [
-        entry.weight * (source.index.num_steps if data.weigh_by_size else 1)
-        for entry, source in zip(data.mixture, sources)
-    ]
-    total = sum(weights)
-    return Mixture(seed, tuple(len(source.anchors) for source in sources), tuple(weight / total for weight in weights))
+    transitions = [source.index.num_steps for source in sources]
+    weights = shares(data.mixture, transitions, weigh_by_size=data.weigh_by_size)
+    pools: tuple[EpisodeOrder, ...] = ()
+    if data.access == "episode":
+        pools = tuple(
+            source.episode_order(order_seed(seed, number), data.pool_episodes, pool_bytes(data, share) // GROUPS_HELD)
+            for number, (source, share) in enumerate(zip(sources, weights))
+        )
+    return Mixture(seed, tuple(len(source.anchors) for source in sources), weights, pools)
+
+
+def pool_bytes(data: DataConfig, share: float) -> int:
+    """Of one dataset."""
+    return int(data.pool_bytes * share)

@@ -12,9 +12,10 @@ Axes: b batch (this host's rows), w window, h horizon, a action, p proprio, t te
 """
 
 import dataclasses
+import functools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from data_pipelines.assembly import Assembler, Sample, statistics_of
 from data_pipelines.config import DataConfig, MixtureEntry
 from data_pipelines.discovery import find_dataset
 from data_pipelines.index.dataset_directory import read_directory
-from data_pipelines.mixture import Draw, Mixture, open_mixture
+from data_pipelines.mixture import Draw, Mixture, Planned, open_mixture, pool_bytes
 from data_pipelines.quarantine import Quarantine
+from data_pipelines.reading import EpisodeReader, OneByOne, Together
 from data_pipelines.source import BadRecordError, Source, open_source
+from data_pipelines.storage import RemotePath, locate
 from data_pipelines.transforms.crop import RandomCrop
 from data_pipelines.transforms.resize import Box
 from vla_jax.types import Batch, DataRequirements, InputError, Tokenize
@@ -65,25 +68,38 @@ def open_pipeline(
     if statistics is None:
         statistics = {source.name: source.statistics(cache) for source in sources}
     statistics = {name: statistics_of(name, statistics) for name in names}
+    mixture = open_mixture(data, sources, seed)
+    for number, (source, pool) in enumerate(zip(sources, mixture.pools)):
+        reader = EpisodeReader(source.index, pool, pool_bytes(data, mixture.weights[number]))
+        sources[number] = dataclasses.replace(source, reader=reader)
+    requests_overlap = data.access == "frame" and isinstance(locate(data.root), RemotePath)
     return Pipeline(
         data=data,
         batch_size=batch_size,
         assembler=Assembler(requirements, tokenize, sources, statistics),
-        mixture=open_mixture(data, sources, seed),
+        mixture=mixture,
+        samples=Together() if requests_overlap else OneByOne(),
         quarantine=Quarantine(quarantine, data.split, data.max_bad_share),
     )
 
 
 def _open_entry(entry: MixtureEntry, data: DataConfig, requirements: DataRequirements, cache: Path) -> Source:
     version = entry.version or find_dataset(entry.name).spec.version
-    directory = read_directory(Path(data.root) / entry.name / version)
+    directory = read_directory(locate(data.root) / entry.name / version)
     if (directory.name, directory.version) != (entry.name, version):
         raise InputError(
             f"{directory.path}/dataset_info.json: it is {directory.name} {directory.version}, "
             f"the folder and data.mixture say {entry.name} {version}"
         )
     jobs = os.cpu_count() or 1
-    return open_source(directory, requirements, split=data.split, cache=Path(cache), jobs=jobs)
+    return open_source(
+        directory,
+        requirements,
+        split=data.split,
+        cache=Path(cache),
+        jobs=jobs,
+        skip_unlabeled=data.skip_unlabeled,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,6 +108,7 @@ class Pipeline:
     batch_size: int
     assembler: Assembler
     mixture: Mixture
+    samples: OneByOne | Together
     quarantine: Quarantine
 
     @property
@@ -115,15 +132,21 @@ class Pipeline:
         self.quarantine.resume(start_step * self.batch_size, drawn)
         reader = grain.MapDataset.source(_Steps(self, rows))
         options = grain.ReadOptions(num_threads=self.data.num_threads, prefetch_buffer_size=self.data.prefetch)
-        return Batches(iter(reader[start_step:].to_iter_dataset(options)))
+        closing = [self.samples.close, *(source.reader.close for source in self.sources)]
+        return Batches(iter(reader[start_step:].to_iter_dataset(options)), closing)
 
     def batch(self, step: int, rows: slice | None = None) -> Batch:
         """One batch, read now."""
-        samples = self._samples(step)[rows or slice(None)]
+        samples = [int(sample) for sample in self._samples(step)[rows or slice(None)]]
+        planned = [self.mixture.planned(sample) for sample in samples]
+        for dataset, visit in dict.fromkeys((plan.dataset, plan.visit) for plan in planned):
+            self.sources[dataset].reader.visit(visit)
         images = self.assembler.empty_images(len(samples))
-        chosen = [
-            self._read_sample(int(sample), {k: v[i] for k, v in images.items()}) for i, sample in enumerate(samples)
-        ]
+
+        def read(place: int) -> Sample:
+            return self._read_sample(samples[place], planned[place], {k: v[place] for k, v in images.items()})
+
+        chosen = self.samples.map(read, range(len(samples)))
         self.quarantine.count(len(chosen), sum(sample.attempt > 0 for sample in chosen))
         return self.assembler.batch(chosen, images)
 
@@ -138,9 +161,9 @@ class Pipeline:
     def _samples(self, step: int) -> np.ndarray:
         return np.arange(step * self.batch_size, (step + 1) * self.batch_size)
 
-    def _candidates(self, sample: int) -> Iterator[Sample]:
+    def _candidates(self, sample: int, planned: Planned) -> Iterator[Sample]:
         """The planned window, then its replacements."""
-        dataset, window = self.mixture[sample]
+        dataset, window, _ = planned
         source = self.sources[dataset]
         for attempt in range(MAX_ATTEMPTS):
             if attempt:
@@ -153,9 +176,9 @@ class Pipeline:
             f"see {self.quarantine.path or 'the log'}"
         )
 
-    def _read_sample(self, sample: int, images: dict[str, np.ndarray]) -> Sample:
+    def _read_sample(self, sample: int, planned: Planned, images: dict[str, np.ndarray]) -> Sample:
         boxes = self._crops(sample)
-        for candidate in self._candidates(sample):
+        for candidate in self._candidates(sample, planned):
             source = self.sources[candidate.dataset]
             try:
                 text = self._check(candidate, sample)
@@ -166,7 +189,7 @@ class Pipeline:
         raise AssertionError("candidates end with an error")
 
     def _plan(self, sample: int) -> tuple[int, int, int]:
-        for candidate in self._candidates(sample):
+        for candidate in self._candidates(sample, self.mixture.planned(sample)):
             source = self.sources[candidate.dataset]
             try:
                 self._check(candidate, sample)
@@ -180,7 +203,8 @@ class Pipeline:
         """The sample's instruction; BadRecordError where it or the numbers cannot be used."""
         source = self.sources[candidate.dataset]
         source.check_numbers(candidate.rows)
-        return source.text(candidate.row, self.mixture.generator(Draw.LANGUAGE, sample, candidate.attempt))
+        draw = functools.partial(self.mixture.generator, Draw.LANGUAGE, sample, candidate.attempt)
+        return source.text(candidate.row, draw)
 
     def _crops(self, sample: int) -> dict[str, Box]:
         crop = self.data.crop
@@ -208,8 +232,8 @@ class _Steps:
 class Batches(Iterator[Batch]):
     """Batches prepared ahead by threads; `close`, or a `with` block, stops them."""
 
-    def __init__(self, iterator: Any):
-        self._iterator = iterator
+    def __init__(self, iterator: Any, closing: list[Callable[[], None]]):
+        self._iterator, self._closing = iterator, closing
 
     def __next__(self) -> Batch:
         return next(self._iterator)
@@ -222,3 +246,5 @@ class Batches(Iterator[Batch]):
 
     def close(self) -> None:
         self._iterator.close()
+        for close in self._closing:
+            close()

@@ -5,6 +5,8 @@ Axes: n samples, w window, h horizon, a action, p proprio. Rows count the steps 
 
 import dataclasses
 import functools
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,11 +16,13 @@ import numpy as np
 from data_pipelines.discovery import Dataset, find_action_space, find_dataset
 from data_pipelines.index.dataset_directory import DatasetDirectory
 from data_pipelines.index.shard_index import STEPS
-from data_pipelines.index.shard_reader import read_range
 from data_pipelines.index.sidecar import Index, open_index
 from data_pipelines.normalization import Normalizer, normalizer
+from data_pipelines.pools import EpisodeOrder
+from data_pipelines.reading import RangeReader, Reader
 from data_pipelines.schema import Trajectory
 from data_pipelines.statistics import open_statistics
+from data_pipelines.storage import Location
 from data_pipelines.table import Table, open_table
 from data_pipelines.trajectories import Trajectories
 from data_pipelines.transforms.chunk import Chunk
@@ -29,6 +33,7 @@ from vla_jax.types import CameraRequirement, DataRequirements, InputError
 
 PICTURE = "camera "
 """How the reason of a damaged picture begins."""
+LOG = logging.getLogger(__name__)
 
 
 class BadRecordError(Exception):
@@ -45,6 +50,9 @@ class Source:
     index: Index
     table: Table
     requirements: DataRequirements
+    reader: Reader
+    """Of the pictures' bytes."""
+    skip_unlabeled: bool = False
 
     @property
     def name(self) -> str:
@@ -69,8 +77,30 @@ class Source:
 
     @functools.cached_property
     def anchors(self) -> np.ndarray:
-        """int64[num_windows]: the rows that may be sampled."""
-        return self.trajectories.windows(self.window, self.requirements.action_space.horizon)
+        """int64[num_windows]: the rows that may be sampled, rising."""
+        anchors = self.trajectories.windows(self.window, self.requirements.action_space.horizon)
+        return anchors[self.is_labeled[anchors]] if self.skip_unlabeled else anchors
+
+    @property
+    def is_labeled(self) -> np.ndarray:
+        """bool[step]: where an instruction is given."""
+        given = np.array([bool(text) for text in self.index.texts], bool)
+        labeled = np.zeros(self.index.num_steps, bool)
+        for column in self._languages:
+            labeled |= given[column]
+        return labeled
+
+    def episode_order(self, seed: int, max_episodes: int, max_bytes: int) -> EpisodeOrder:
+        """Args: max_bytes: of a group of episodes."""
+        num_bytes = np.asarray(self.index.episodes[:, 2])
+        if (largest := int(num_bytes.max())) > max_bytes:
+            LOG.warning(
+                "dataset %s: its largest episode has %d bytes, data.pool_bytes leaves it %d for a pool of them: windows "
+                "are hardly mixed; raise it",
+                *(self.name, largest, max_bytes),
+            )
+        first_window = np.searchsorted(self.anchors, self.index.first_step)
+        return EpisodeOrder(seed, first_window, num_bytes, max_episodes, max_bytes)
 
     def statistics(self, cache: Path) -> dict[str, Any]:
         space = self.requirements.action_space
@@ -78,6 +108,8 @@ class Source:
 
     def check_numbers(self, rows: np.ndarray) -> None:
         """BadRecordError where a number that the window or its targets rest on is not finite."""
+        if self._is_finite:
+            return
         first, (_, last) = int(rows[0]), self.trajectories.bounds(rows[-1:])
         end = min(int(rows[-1]) + self.requirements.action_space.horizon, int(last[0]) + 1)
         used = self.columns["finite"][first:end]
@@ -95,7 +127,7 @@ class Source:
         for step in np.flatnonzero(mask):
             row = int(rows[step])
             offset, length = map(int, spans[row])
-            data = read_range(self.shard(row), offset, length, self.index.digest)
+            data = self.reader.read(row, offset, length)
             try:
                 if len(data) != length:
                     raise ValueError(f"the shard ends after {len(data)} of its {length} bytes")
@@ -116,14 +148,18 @@ class Source:
         ahead = {key: column[future] for key, column in self.columns.items()}
         return self.form.proprio(steps), self.form.targets(steps, ahead), mask
 
-    def text(self, row: int, generator: np.random.Generator | None) -> str:
-        """An instruction, drawn evenly among those given at the step (the first without a generator); "" if none."""
+    def text(self, row: int, generator: Callable[[], np.random.Generator] | None) -> str:
+        """An instruction, drawn evenly among those given at the step (the first without a generator); "" if none.
+
+        A generator is made only where there is a choice.
+        """
         texts = self.index.texts
         given = [text for column in self._languages if (text := texts[column[row]])]
         if not given:
             return ""
-        text = given[0 if generator is None else int(generator.integers(len(given)))]
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
+        is_drawn = generator is not None and len(given) > 1
+        text = given[int(generator().integers(len(given))) if is_drawn else 0]
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
             raise BadRecordError(row, self.record_offset(row), "its instruction is not UTF-8")
         return text
 
@@ -139,7 +175,7 @@ class Source:
         episode = int(self.trajectories.episode(np.array([row]))[0])
         return episode, row - int(self.index.first_step[episode])
 
-    def shard(self, row: int) -> Path:
+    def shard(self, row: int) -> Location:
         return self.index.shards[int(self._record(row)[0])]
 
     def record_offset(self, row: int) -> int:
@@ -147,6 +183,10 @@ class Source:
 
     def _record(self, row: int) -> np.ndarray:
         return self.index.episodes[self.trajectories.episode(np.array([row]))[0]]
+
+    @functools.cached_property
+    def _is_finite(self) -> bool:
+        return bool(self.columns["finite"].all())
 
     @functools.cached_property
     def _cameras(self) -> dict[str, np.ndarray]:
@@ -160,7 +200,13 @@ class Source:
 
 
 def open_source(
-    directory: DatasetDirectory, requirements: DataRequirements, *, split: str, cache: Path, jobs: int
+    directory: DatasetDirectory,
+    requirements: DataRequirements,
+    *,
+    split: str,
+    cache: Path,
+    jobs: int,
+    skip_unlabeled: bool = False,
 ) -> Source:
     """Index and table of a split, found or built; InputError where dataset and policy do not fit."""
     dataset = find_dataset(directory.name)
@@ -179,8 +225,16 @@ def open_source(
             f"dataset {directory.name}: it cannot be mapped into the action space {requirements.action_space.form!r}, "
             f"which needs {missing}; it gives {sorted(table.columns)}. Leave it out of data.mixture"
         )
-    source = Source(dataset, index, table, requirements)
+    source = Source(dataset, index, table, requirements, RangeReader(index), skip_unlabeled)
     _ = source._cameras, source._languages  # missing features are named now, not at the first batch
+    if skip_unlabeled and not source.is_labeled.all():
+        labeled, every = int(source.is_labeled.sum()), index.num_steps
+        LOG.warning("dataset %s: %d of %d steps have no instruction: not sampled", source.name, every - labeled, every)
+        if not labeled:
+            raise InputError(
+                f"{directory.path}: split {split!r} has no step with an instruction, and data.skip_unlabeled is set; "
+                f"leave the dataset out, or unset it"
+            )
     if not len(source.anchors):
         raise InputError(
             f"{directory.path}: split {split!r} has no window with a valid target; its episodes are too short"

@@ -14,7 +14,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -84,7 +84,7 @@ class RemotePath:
         version = next((f"{key} {info[key]}" for key in VERSIONS if info.get(key)), "")
         return Stamp(int(info["size"]), version)
 
-    def blocks(self, num_bytes: int) -> Iterator[bytes]:
+    def blocks(self, num_bytes: int) -> Generator[bytes, None, None]:
         """The whole file in order; a few blocks are read ahead."""
         starts = iter(range(0, num_bytes, BLOCK_BYTES))
         with ThreadPoolExecutor(BLOCKS_AHEAD, "read-ahead") as readers:
