@@ -131,6 +131,7 @@ class ToyPipeline:
             action=action.astype(np.float32),
             action_mask=action_mask,
             sample_ids=ids.astype(np.int32),
+            sample_index=np.arange(step * b, (step + 1) * b, dtype=np.uint32),
         )
 
 

@@ -53,8 +53,8 @@ class ActionSpace:
     """Future actions predicted at each window step."""
     dimensions: tuple[Dimension, ...]
     proprio: tuple[Dimension, ...]
-    normalization: Literal["none", "gaussian", "quantile"] = "none"
-    """`gaussian`: (x - mean) / std. `quantile`: q01..q99 to [-1, 1], clipped. Per dataset."""
+    normalization: Literal["none", "gaussian", "bounds", "quantile"] = "none"
+    """`gaussian`: (x - mean) / std. `bounds`: min..max to [-1, 1], clipped; `quantile`: q01..q99. Per dataset."""
 
     def __post_init__(self):
         if self.horizon < 1:
@@ -76,6 +76,39 @@ class CameraRequirement:
     slot: str
     height: int
     width: int
+    source_slot: str | None = None
+    """The camera that is shown, where `slot` is a second picture of it at another size, cut and coloured alike
+    (`primary_high` of `primary`: DeepVision-VLA). None: `slot` itself."""
+    filter: Literal["bicubic", "bilinear", "fast"] = "bicubic"
+    """How pictures are resized: Pillow's antialiased bicubic or bilinear (about half the cost), or `fast`: a JPEG is
+    decoded at the smallest of libjpeg's sizes that suffices, then bilinear. Whoever deploys the policy repeats it."""
+
+    @property
+    def source(self) -> str:
+        return self.source_slot or self.slot
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BoxRequirement:
+    """Boxes of objects in each picture of a camera, from a sidecar in the cache (DFA-VLA)."""
+
+    count: int = 16
+    """Boxes a picture; further ones are left out, missing ones masked."""
+    slot: str = "primary"
+    smallest_side: float = 1 / 14
+    """Share of the picture: a box that is less wide or high after the crop (less than a cell of 14) is masked."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CoarseChunk:
+    """A second chunk of actions at each window step, `stride` steps apart (ACoT-VLA: 50 with a stride of 2)."""
+
+    horizon: int
+    stride: int
+
+    def __post_init__(self):
+        if self.horizon < 1 or self.stride < 1:
+            raise InputError(f"coarse chunk: horizon={self.horizon}, stride={self.stride}: at least 1 expected")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +129,20 @@ class DataRequirements:
     vocab_size: int | None = None
     """Token ids lie below it."""
     sidecars: tuple[str, ...] = ()
-    """Further per-step tables, by name (e.g. `boxes` of DFA-VLA)."""
+    """Further per-step tables, by name; none is known yet."""
+    boxes: BoxRequirement | None = None
+    goals: tuple[str, ...] = ()
+    """Slots of `cameras` of which the picture of a goal is wanted: a later step of the episode, drawn evenly."""
+    pair_offset: int | None = None
+    """k: wants the pictures k steps after each window step (frame pairs, as latent action models read them)."""
+    coarse: CoarseChunk | None = None
+
+    def __post_init__(self):
+        slots = [camera.slot for camera in self.cameras]
+        if unknown := sorted(set(self.goals) - set(slots)):
+            raise InputError(f"data requirements: goals of {unknown}, which are no cameras; those are {slots}")
+        if self.pair_offset is not None and self.pair_offset < 1:
+            raise InputError(f"data requirements: pair_offset={self.pair_offset}: at least 1 expected")
 
 
 class Tokenize(Protocol):
@@ -125,6 +171,14 @@ class Observation:
     """False where the window step lies outside the episode."""
     instruction_tokens: Int[Array, "b t"]
     instruction_mask: Bool[Array, "b t"]
+    """All False, or special tokens only, where the task is told by the goal's picture alone."""
+    goal_images: dict[str, UInt8[Array, "b y x 3"]] | None = None
+    """By camera slot, where `DataRequirements.goals` asks for them; cut and coloured like the observation's."""
+    goal_masks: dict[str, Bool[Array, "b"]] | None = None
+    """False where there is no such camera, or the task is told by the instruction alone."""
+    boxes: Float[Array, "b w k 4"] | None = None
+    """Left, upper, right, lower, in shares of the picture as the policy sees it. All zero where the mask is False."""
+    box_masks: Bool[Array, "b w k"] | None = None
 
 
 @struct.dataclass
@@ -138,6 +192,18 @@ class Batch:
     """False past the episode's end, in padded window steps, and in dimensions the embodiment lacks."""
     sample_ids: Int[Array, "b 3"]
     """(dataset, episode, step): index in the mixture, index in the split, the sampled step. int32."""
+    sample_index: Int[Array, "b"] | None = None
+    """Place in the order of all samples of the run, modulo 2^32; uint32. Keys of augmentation come from it, so that a
+    picture does not depend on mesh, hosts, or what was read before."""
+    coarse_action: Float[Array, "b w c a"] | None = None
+    """As `action`, `DataRequirements.coarse` apart."""
+    coarse_action_mask: Bool[Array, "b w c a"] | None = None
+    later_images: dict[str, UInt8[Array, "b w y x 3"]] | None = None
+    """By camera slot: the pictures `DataRequirements.pair_offset` steps later; the last one repeated past the end."""
+    later_masks: dict[str, Bool[Array, "b w"]] | None = None
+    """False past the episode's end, and where there is no such picture."""
+    target_box: Int[Array, "b w"] | None = None
+    """The box that the task is about, or -1: not known, cut away, or padding. int32."""
 
 
 @struct.dataclass

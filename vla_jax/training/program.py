@@ -27,7 +27,7 @@ from vla_jax import sharding
 from vla_jax.config import RunConfig
 from vla_jax.parameters import Structure
 from vla_jax.policies.base import Policy
-from vla_jax.training.augmentation import jitter
+from vla_jax.training.augmentation import augment
 from vla_jax.training.state import TrainState, new_state, with_shardings
 from vla_jax.types import Batch, Parameters
 
@@ -109,10 +109,10 @@ def train_step(
     frozen: Parameters,
     batch: Batch,
 ) -> tuple[TrainState, Metrics]:
-    key, augmentation_key, loss_key = jax.random.split(state.key, 3)
+    key, loss_key = jax.random.split(state.key)
     if config.augmentation is not None:
-        observation = jitter(config.augmentation, batch.observation, augmentation_key)
-        batch = dataclasses.replace(batch, observation=observation)
+        sources = {camera.slot: camera.source for camera in config.policy.data_requirements().cameras}
+        batch = augment(config.augmentation, batch, seed=config.seed, sources=sources)
 
     def loss(parameters: Parameters):
         in_compute_dtype = {path: array.astype(_compute_dtype(config, array)) for path, array in parameters.items()}
