@@ -10,6 +10,7 @@ import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 from data_pipelines import action_spaces, datasets
 from data_pipelines.schema import Trajectory
@@ -22,15 +23,25 @@ class Dataset:
     spec: DatasetSpec
     standardize: Callable[[Trajectory], Trajectory]
     """Raw numbers of one episode, by the keys of `spec.numbers`, to the columns of `schema.py`."""
-    source_digest: str
-    """Of the dataset's file and every file of this package that it imports."""
+    sources: dict[str, str]
+    """Of the dataset's file and every file of this package that it imports, as `source_digests` gives them."""
+
+    @property
+    def source_digest(self) -> str:
+        return _digest_of(self.sources)
 
 
-def find_dataset(name: str) -> Dataset:
-    """By the name of a file of `datasets/`, or by an alias that one of them lists."""
+def find_dataset(name: str, standardization: Literal["correct", "upstream"] = "correct") -> Dataset:
+    """By the name of a file of `datasets/`, or by an alias that one of them lists.
+
+    With `upstream`, that function of the file where there is one: elsewhere published code does the same as ours.
+    """
     module = _file_of_alias(name) or _find(datasets, name, "dataset", "data.mixture")
     spec = next(spec for spec in specs(module) if spec.name == name)
-    return Dataset(spec, module.standardize, source_digest(module.__name__))
+    standardize = module.standardize
+    if standardization == "upstream":
+        standardize = getattr(module, "upstream", standardize)
+    return Dataset(spec, standardize, source_digests(module.__name__))
 
 
 def specs(module: ModuleType) -> tuple[DatasetSpec, ...]:
@@ -57,9 +68,18 @@ def find_action_space(form: str) -> ModuleType:
 
 def source_digest(module: str) -> str:
     """sha256 over a module's source and, transitively, the sources that it imports from this package."""
+    return _digest_of(source_digests(module))
+
+
+def source_digests(module: str) -> dict[str, str]:
+    """sha256 of each of these sources, by its path, e.g. `data_pipelines/conventions/pose.py`."""
     sources: dict[str, str] = {}
     _gather_sources(module, sources)
-    listing = "\n".join(f"{name} {hashlib.sha256(text.encode()).hexdigest()}" for name, text in sorted(sources.items()))
+    return {f"{name.replace('.', '/')}.py": hashlib.sha256(sources[name].encode()).hexdigest() for name in sources}
+
+
+def _digest_of(sources: dict[str, str]) -> str:
+    listing = "\n".join(f"{path} {digest}" for path, digest in sorted(sources.items()))
     return hashlib.sha256(listing.encode()).hexdigest()
 
 

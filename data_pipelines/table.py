@@ -6,21 +6,25 @@ the source of `standardize` with its helpers, so that an edit of either never me
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.cache import load_array, new_folder
+from data_pipelines.cache import load_array, new_array, new_folder
 from data_pipelines.discovery import Dataset, source_digest
 from data_pipelines.index.shard_index import STEPS
 from data_pipelines.index.sidecar import Index, split_cache
-from data_pipelines.schema import COLUMNS, WRITTEN_BY_TABLE, Trajectory
+from data_pipelines.parts import Part, Work, find_or_build, made, part_digest
+from data_pipelines.schema import COLUMNS, Trajectory
+from data_pipelines.standardization import standardize_episodes
 from vla_jax.types import InputError
 
+SMALL_SPLIT_STEPS = 500_000
+"""Splits below it are standardised and summarised in this process: starting others takes longer."""
 LOG = logging.getLogger(__name__)
 
 
@@ -28,67 +32,82 @@ LOG = logging.getLogger(__name__)
 class Table:
     columns: Trajectory
     digest: str
+    folder: Path
 
 
-def open_table(dataset: Dataset, index: Index, cache: Path) -> Table:
-    parts = (index.digest, repr(dataset.spec), dataset.source_digest, source_digest(__name__))
+def open_table(dataset: Dataset, index: Index, cache: Path, *, jobs: int = 1) -> Table:
+    parts = (index.digest, repr(dataset.spec), _digest_of_code(dataset), source_digest(__name__))
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    folder = split_cache(index.directory, index.split, cache) / f"table-{digest[:16]}"
-    if folder.is_dir():
-        with contextlib.suppress(ValueError, OSError, KeyError):
-            return Table(_read(folder, index), digest)
-        LOG.warning("%s: damaged, built again", folder)
-    with new_folder(folder) as temporary:
-        columns = _standardize_all(dataset, index)
-        for key, column in columns.items():
-            np.save(temporary / f"{key}.npy", column)
-        (temporary / "columns.json").write_text(json.dumps(sorted(columns)))
-    return Table(_read(folder, index), digest)
+    home = split_cache(index.directory, index.split, cache)
+    folder = home / f"table-{digest[:16]}"
+
+    def find() -> Table | None:
+        if folder.is_dir():
+            with contextlib.suppress(ValueError, OSError, KeyError):
+                return Table(read_columns(folder, index.num_steps), digest, folder)
+            LOG.warning("%s: damaged, built again", folder)
+        return None
+
+    def build() -> None:
+        work = table_work(dataset, index, home / "parts")
+        with made(work, jobs=jobs if index.num_steps > SMALL_SPLIT_STEPS else 1), new_folder(folder) as temporary:
+            _write(temporary, work, index)
+
+    return find_or_build(find, build)
 
 
-def _read(folder: Path, index: Index) -> Trajectory:
+def read_columns(folder: Path, num_steps: int) -> Trajectory:
     columns = {key: load_array(folder / f"{key}.npy") for key in json.loads((folder / "columns.json").read_text())}
     for key, column in columns.items():
-        if not COLUMNS[key].fits(column.shape, index.num_steps) or column.dtype != COLUMNS[key].dtype:
+        if not COLUMNS[key].fits(column.shape, num_steps) or column.dtype != COLUMNS[key].dtype:
             raise ValueError(f"{key} has another shape or dtype")
     return columns
 
 
-def _standardize_all(dataset: Dataset, index: Index) -> Trajectory:
-    numbers = {key: index.column(STEPS + key, "number") for key in dataset.spec.numbers}
-    parts: dict[str, list[np.ndarray]] = {}
-    for episode, (first, end) in enumerate(zip(index.first_step[:-1], index.first_step[1:])):
-        if first == end:
-            continue
-        raw = {key: np.asarray(column[first:end]) for key, column in numbers.items()}
-        for key, column in _standardize(
-            dataset, raw, f"{index.directory.path}: {index.split} episode {episode}"
-        ).items():
-            parts.setdefault(key, []).append(column)
-    if not parts:
+def table_work(dataset: Dataset, index: Index, parts: Path) -> Work[int]:
+    """By number of the shard."""
+    units = {part_name(number, shard["digest"]): number for number, shard in enumerate(index.tree["shards"])}
+    make = functools.partial(_make_part, dataset=dataset, index=dataclasses.replace(index))
+    return Work(parts / part_folder(dataset, index.tree["declared"]), units, make, f"standardise {dataset.spec.name}")
+
+
+def part_folder(dataset: Dataset, declared: str) -> str:
+    code = (_digest_of_code(dataset), source_digest(standardize_episodes.__module__))
+    return f"table-{part_digest(dataset.spec.numbers, declared, *code)}"
+
+
+def part_name(number: int, shard_digest: str) -> str:
+    return f"{number:05d}-{shard_digest[:16]}"
+
+
+def standardize_shard(dataset: Dataset, columns: Trajectory, num_steps: np.ndarray, where: str) -> Trajectory:
+    """Args: columns: of the index, by key of features.json; num_steps: int64[episode]."""
+    numbers = {key: columns[STEPS + key] for key in dataset.spec.numbers}
+    return standardize_episodes(dataset.standardize, numbers, num_steps, where)
+
+
+def _digest_of_code(dataset: Dataset) -> str:
+    return f"{dataset.standardize.__name__} {dataset.source_digest}"
+
+
+def _make_part(number: int, dataset: Dataset, index: Index) -> Part:
+    rows, num_steps = index.shard_steps(number)
+    keys = [STEPS + key for key in dataset.spec.numbers]
+    columns = {key: index.column(key, "number")[rows] for key in keys}
+    return standardize_shard(dataset, columns, num_steps, str(index.shards[number]))
+
+
+def _write(folder: Path, work: Work[int], index: Index) -> None:
+    given = [sorted(part) for part in work.parts()]
+    keys = next((keys for keys in given if keys), None)
+    if keys is None:
         raise InputError(f"{index.directory.path}: split {index.split!r} has no steps")
-    for key, columns in parts.items():
-        if (length := sum(map(len, columns))) != index.num_steps:
-            raise InputError(f"datasets/{dataset.spec.name}.py: gave {key!r} for {length} of {index.num_steps} steps")
-    return {key: np.concatenate(columns) for key, columns in parts.items()}
-
-
-def _standardize(dataset: Dataset, raw: Trajectory, where: str) -> Trajectory:
-    length = len(next(iter(raw.values())))
-    with np.errstate(invalid="ignore"):
-        given = dataset.standardize(raw)
-    trajectory, raw_finite = {}, _finite(raw.values(), length)
-    for key, column in given.items():
-        expected = COLUMNS.get(key)
-        if expected is None or key in WRITTEN_BY_TABLE or not expected.fits(np.shape(column), length):
-            raise InputError(
-                f"datasets/{dataset.spec.name}.py: standardize gave {key!r} of shape {np.shape(column)} for {where} "
-                f"of {length} steps; schema.py has {sorted(COLUMNS)}"
-            )
-        trajectory[key] = np.asarray(column, expected.dtype)
-    finite = raw_finite & _finite(trajectory.values(), length)
-    return trajectory | {"finite": finite, "raw_finite": raw_finite}
-
-
-def _finite(columns: Iterable[np.ndarray], length: int) -> np.ndarray:
-    return np.all([np.isfinite(column).reshape(length, -1).all(1) for column in columns], axis=0)
+    for number, other in enumerate(given):
+        if other not in (keys, []):
+            raise InputError(f"{index.shards[number]}: standardize gave {other}, of other shards {keys}")
+    with contextlib.ExitStack() as stack:
+        writers = {key: stack.enter_context(new_array(folder / f"{key}.npy", index.num_steps)) for key in keys}
+        for part in work.parts():
+            for key in part:
+                writers[key].append(part[key])
+    (folder / "columns.json").write_text(json.dumps(keys))

@@ -70,6 +70,11 @@ class Index:
         """int64[episode + 1]: where each episode starts; the last entry is the number of steps."""
         return np.append(self.episodes[:, 3], self.num_steps)
 
+    def shard_steps(self, number: int) -> tuple[slice, np.ndarray]:
+        """The rows of a shard's steps, and the number of steps of each of its episodes."""
+        first, end = np.searchsorted(self.episodes[:, 0], [number, number + 1])
+        return slice(int(self.first_step[first]), int(self.first_step[end])), self.episodes[first:end, 4]
+
     @functools.cached_property
     def texts(self) -> list[str]:
         """Distinct texts; bytes that are not UTF-8 are lone surrogates."""
