@@ -75,7 +75,8 @@ class Assembler:
             state, target, valid = self.sources[number].numbers(rows[here].reshape(-1))
             proprio[here] = normalize_proprio(state).reshape(-1, *proprio.shape[1:])
             action[here] = normalize_action(target).reshape(-1, *action.shape[1:])
-            action_mask[here] = (valid.reshape(-1, w, space.horizon) & mask[here][:, :, None])[..., None]
+            supervised = valid.reshape(-1, w, space.horizon) & mask[here][:, :, None]
+            action_mask[here] = supervised[..., None] & self.sources[number].available
         tokens, token_mask = self._tokens([sample.text for sample in samples])
         has_camera = {slot: np.array([source.has_camera(slot) for source in self.sources]) for slot in images}
         image_masks = {slot: mask & has[dataset][:, None] for slot, has in has_camera.items()}

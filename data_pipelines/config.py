@@ -16,6 +16,9 @@ class MixtureEntry:
     """Share of the samples, relative to the other entries."""
     version: str | None = None
     """None: the SPEC's version."""
+    standardization: Literal["correct", "upstream"] = "correct"
+    """`upstream`: as OpenVLA's or Octo's published code, also where it contradicts the data (docs/oxe.md lists it), to
+    reproduce runs trained with it."""
 
     def __post_init__(self):
         if not self.weight > 0:

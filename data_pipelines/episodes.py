@@ -99,5 +99,5 @@ class Episodes:
     def _steps(self, samples: list[Sample], images: dict[str, np.ndarray]) -> EpisodeSteps:
         batch = self.assembler.batch(samples, images)
         _, target, valid = self.source.numbers(np.array([sample.row for sample in samples]))
-        mask = np.broadcast_to(valid[..., None], target.shape)
+        mask = valid[..., None] & self.source.available
         return EpisodeSteps(batch.observation, target, mask, np.asarray(batch.sample_ids)[:, 1:])

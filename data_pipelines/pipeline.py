@@ -99,6 +99,7 @@ def _open_entry(entry: MixtureEntry, data: DataConfig, requirements: DataRequire
         cache=Path(cache),
         jobs=jobs,
         skip_unlabeled=data.skip_unlabeled,
+        standardization=entry.standardization,
     )
 
 

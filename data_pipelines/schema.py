@@ -54,7 +54,12 @@ COLUMNS = {
     "left_target_joints": Column((None,), "float32", "as `target_joints`, of a second arm"),
     "base": Column((3,), "float32", "measured place of a mobile base: x, y in metres, yaw in radians"),
     "base_delta": Column((3,), "float32", "the commanded motion of the base: x, y in metres, yaw in radians"),
-    "target_valid": Column((), "bool", "False where there is no target: the last step when targets are next poses"),
+    "target_valid": Column(
+        (),
+        "bool",
+        "False where there is no target: the last step when targets are next poses; True everywhere where a dataset "
+        "does not give it",
+    ),
     "finite": Column((), "bool", "False where a number above, or one that it was made from, is NaN or infinite"),
     "raw_finite": Column((), "bool", "False where a raw number of this very step is NaN or infinite"),
 }

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -65,7 +65,16 @@ class Source:
     @functools.cached_property
     def columns(self) -> Trajectory:
         """Those that the action space reads, and `finite`."""
-        return {key: self.table.columns[key] for key in (*self.form.REQUIRED, "finite")}
+        optional = [key for key in getattr(self.form, "OPTIONAL", ()) if key in self.table.columns]
+        return {key: self.table.columns[key] for key in (*self.form.REQUIRED, *optional, "finite")}
+
+    @functools.cached_property
+    def available(self) -> np.ndarray:
+        """bool[a]: the dimensions of the action that the dataset commands."""
+        available = getattr(self.form, "available", None)
+        return (
+            np.ones(self.requirements.action_space.action_width, bool) if available is None else available(self.columns)
+        )
 
     @functools.cached_property
     def trajectories(self) -> Trajectories:
@@ -207,9 +216,10 @@ def open_source(
     cache: Path,
     jobs: int,
     skip_unlabeled: bool = False,
+    standardization: Literal["correct", "upstream"] = "correct",
 ) -> Source:
     """Index and table of a split, found or built; InputError where dataset and policy do not fit."""
-    dataset = find_dataset(directory.name)
+    dataset = find_dataset(directory.name, standardization)
     form = find_action_space(requirements.action_space.form)
     if requirements.sidecars:
         raise InputError(
@@ -226,7 +236,7 @@ def open_source(
             f"which needs {missing}; it gives {sorted(table.columns)}. Leave it out of data.mixture"
         )
     source = Source(dataset, index, table, requirements, RangeReader(index), skip_unlabeled)
-    _ = source._cameras, source._languages  # missing features are named now, not at the first batch
+    _ = source._cameras, source._languages, source.available  # what is missing is named now, not at the first batch
     if skip_unlabeled and not source.is_labeled.all():
         labeled, every = int(source.is_labeled.sum()), index.num_steps
         LOG.warning("dataset %s: %d of %d steps have no instruction: not sampled", source.name, every - labeled, every)

@@ -1,0 +1,57 @@
+"""Absolute joint angles of one arm and the gripper, 8 numbers.
+
+Action: seven commanded joint angles, base first, then the absolute gripper openness; entry j of the chunk at t is the
+command of step t + j. Proprio: the same, measured. An arm of fewer joints is padded with 0 at the end, and the padding
+is masked, as is the gripper of a dataset that commands none. Grippers are not normalised. Axes: n samples, h horizon.
+"""
+
+from typing import Literal
+
+import numpy as np
+
+from data_pipelines.schema import Trajectory
+from vla_jax.types import ActionSpace, Dimension, InputError
+
+REQUIRED = ("joints", "target_joints", "target_valid")
+OPTIONAL = ("target_gripper", "gripper")
+NUM_JOINTS = 7
+
+
+def action_space(horizon: int, normalization: Literal["none", "gaussian", "quantile"] = "none") -> ActionSpace:
+    joints = tuple(Dimension(name=f"joint_{number}", unit="radian") for number in range(NUM_JOINTS))
+    layout = (*joints, Dimension(name="gripper", unit="openness", normalize=False))
+    return ActionSpace(
+        form="joint_position", horizon=horizon, dimensions=layout, proprio=layout, normalization=normalization
+    )
+
+
+def available(columns: Trajectory) -> np.ndarray:
+    """bool[8]: the dimensions of the action that a dataset with these columns commands."""
+    count = columns["target_joints"].shape[-1]
+    if count > NUM_JOINTS:
+        raise InputError(f"joint_position: an arm of {count} joints; at most {NUM_JOINTS} are expected")
+    return np.append(np.arange(NUM_JOINTS) < count, "target_gripper" in columns)
+
+
+def proprio(steps: Trajectory) -> np.ndarray:
+    """float32[n, 8] of n steps."""
+    return _vector(steps["joints"], steps.get("gripper"))
+
+
+def targets(steps: Trajectory, future: Trajectory) -> np.ndarray:
+    """float32[n, h, 8]: `future` has the [n, h] steps whose commands make up the chunks."""
+    return _vector(future["target_joints"], future.get("target_gripper"))
+
+
+def motion_errors(predicted: np.ndarray, recorded: np.ndarray) -> dict[str, np.ndarray]:
+    """Errors float32[n, h] of whole actions float[n, h, 8]: mean over the joints (of the padding too), openness."""
+    errors = np.abs(predicted - recorded).astype(np.float32)
+    return {"joint_radians": errors[..., :NUM_JOINTS].mean(-1), "gripper_openness": errors[..., NUM_JOINTS]}
+
+
+def _vector(joints: np.ndarray, gripper: np.ndarray | None) -> np.ndarray:
+    vector = np.zeros((*joints.shape[:-1], NUM_JOINTS + 1), np.float32)
+    vector[..., : min(joints.shape[-1], NUM_JOINTS)] = joints[..., :NUM_JOINTS]
+    if gripper is not None:
+        vector[..., NUM_JOINTS] = gripper
+    return vector
