@@ -26,12 +26,14 @@ SPEC = DatasetSpec(
     action="bimanual_joints",
     proprio="joints",
     gripper="state and action: 1 open, 0 closed, normalised by the recording code",
-    unknown=("how the 300 demonstrations are split",),
+    unknown=("How the 300 demonstrations are split.",),
     source="OpenVLA-OFT (arXiv 2502.19645): RLDS builder, ALOHA.md; ACT (arXiv 2304.13705)",
 )
 _READ_BY_CODE = {slot: key for slot, key in SPEC.cameras.items() if slot != "secondary"}
 ALIASES = tuple(
-    dataclasses.replace(SPEC, name=name, cameras=_READ_BY_CODE, is_verified=False, unknown=("feature tree", "splits"))
+    dataclasses.replace(
+        SPEC, name=name, cameras=_READ_BY_CODE, is_verified=False, unknown=("The feature tree; the splits.",)
+    )
     for name in ("aloha1_fold_shorts_20_demos", "aloha1_fold_shirt_30_demos", "aloha1_scoop_X_into_bowl_45_demos")
 )
 

@@ -24,7 +24,7 @@ SPEC = DatasetSpec(
     action="bimanual_joints",
     proprio="joints",
     gripper="state and action: 1 open, 0 closed, normalised by the recording code",
-    unknown=("version", "feature tree", "episodes"),
+    unknown=("The version, the feature tree and the number of episodes.",),
     is_verified=False,
     source="Octo's configs and standardisation; ACT (arXiv 2304.13705)",
 )

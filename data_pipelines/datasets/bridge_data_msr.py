@@ -19,7 +19,7 @@ SPEC = DatasetSpec(
     proprio="pose_euler",
     gripper="state and action: 1 open, 0 closed, continuous; commands binarised at 0.05 and 0.95",
     episodes={"train": 822},
-    unknown=("unit of the depth pictures",),
+    unknown=("The unit of the depth pictures.",),
     source="the TFDS catalog's feature tree and its description: 'compatible with BridgeData V2'",
 )
 

@@ -28,8 +28,8 @@ SPEC = DatasetSpec(
     gripper="action: open fraction, 1 open",
     episodes={"train": 113, "val": 26},
     unknown=(
-        "which of the 66 state numbers are the arm's joints",
-        "rate: the Open X-Embodiment overview sheet says 30 Hz, the authors' code measures 7.7",
+        "Which of the 66 state numbers are the arm's joints.",
+        "The rate: Open X-Embodiment's overview says 30 Hz, the authors' code measured 7.7.",
     ),
     source="the TFDS catalog's feature tree; the authors' RLDS builder (v1.1, one more action number) and robot code",
 )

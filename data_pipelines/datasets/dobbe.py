@@ -24,8 +24,8 @@ SPEC = DatasetSpec(
     gripper="state and action: 1 open, 0 closed, continuous",
     episodes={"train": 5208},
     unknown=(
-        "frame, unit and rotation of the actions: the authors' code makes them relative to the previous pose with a "
-        "rotation vector, Octo and OpenVLA read roll, pitch, yaw, a published list calls them absolute",
+        "Frame, unit and rotation of the actions: the authors' code makes them relative to the previous pose with a "
+        "rotation vector, Octo and OpenVLA read roll, pitch, yaw, a published list calls them absolute.",
     ),
     source="the TFDS catalog's feature tree; github.com/notmahi/dobb-e (quaternions, openness); the Open X-Embodiment "
     "overview sheet (rate)",

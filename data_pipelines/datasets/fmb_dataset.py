@@ -31,18 +31,19 @@ SPEC = DatasetSpec(
     gripper="state and action: 1 closed, 0 open, inverted",
     episodes={"train": 1804},
     unknown=(
-        "unit of the actions: the authors' controller clips at 0.06 metres and 0.25 radians, the builder says no scale",
-        "unit of the depth pictures",
-        "order of the colour channels: a published fork of Octo's code reverses them",
-        "episodes: the catalog says 1,804, a copy of the bucket holds 8,611",
+        "The unit of the actions: the authors' controller clips them at 0.06 metres and 0.25 radians, but whether they "
+        "were stored before a scale is not said.",
+        "The unit of the depth pictures.",
+        "The order of the colour channels: a published fork of OpenVLA's code reverses them.",
+        "The number of episodes: the catalog says 1,804, a copy of the bucket holds 8,611.",
     ),
     source="the TFDS catalog's feature tree of `fmb`; github.com/rail-berkeley/fmb: dataset builder, robot_infra",
 )
 ALIASES = (dataclasses.replace(SPEC, name="fmb"),)
 
 DIFFERENCES = (
-    "OpenVLA and Octo read gripper state and action as 1 open; the authors' builder says 1 for close",
-    "OpenVLA and Octo label the quaternion of the state Euler angles (POS_EULER)",
+    "OpenVLA and Octo read gripper state and action as 1 open; the authors' builder says 1 for close.",
+    "OpenVLA and Octo label the quaternion of the state Euler angles (POS_EULER).",
 )
 
 

@@ -27,18 +27,21 @@ SPEC = DatasetSpec(
     delta_unit="-1..1 of 0.05 metres and 0.5 radians; the rotation is a rotation vector",
     proprio="pose_quaternion",
     gripper="state: both fingers' joints in metres, 0.08 apart when open; action: -1 opens, 1 closes",
-    unknown=("number of episodes",),
+    unknown=("The number of episodes.",),
     source="OpenVLA-OFT's RLDS builder and regenerate_libero_dataset.py; LIBERO (arXiv 2306.03310); robosuite's "
     "OSC_POSE",
 )
 ALIASES = (
     *(dataclasses.replace(SPEC, name=f"libero_{suite}_no_noops") for suite in ("object", "goal", "10")),
     dataclasses.replace(
-        SPEC, name="libero_4_task_suites_no_noops", is_verified=False, unknown=("feature tree: the union of the four",)
+        SPEC,
+        name="libero_4_task_suites_no_noops",
+        is_verified=False,
+        unknown=("The feature tree: taken as that of the four.",),
     ),
 )
 
-DIFFERENCES = ("OpenVLA labels the rotation vector of the state Euler angles (POS_EULER)",)
+DIFFERENCES = ("OpenVLA labels the rotation vector of the state Euler angles (POS_EULER).",)
 FINGERS_APART_METRES = 0.08
 
 

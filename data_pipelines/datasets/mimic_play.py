@@ -27,9 +27,9 @@ SPEC = DatasetSpec(
     gripper="state and action: unit and sign not published, not given",
     episodes={"train": 378},
     unknown=(
-        "unit, frame and rotation of the actions",
-        "order of the quaternion in `observation/state/ee_pose`",
-        "unit and sign of the gripper",
+        "Unit, frame and rotation of the actions.",
+        "The order of the quaternion in `observation/state/ee_pose`.",
+        "Unit and sign of the gripper.",
     ),
     source="the TFDS catalog's feature tree; MimicPlay (arXiv 2302.12422); the Open X-Embodiment overview sheet",
 )

@@ -21,7 +21,7 @@ SPEC = DatasetSpec(
     delta_unit="unknown",
     proprio="none",
     gripper="action: 0 open, 255 closed",
-    unknown=("version", "feature tree", "robot", "state", "rate", "unit of the actions"),
+    unknown=("The version, the feature tree, the robot, the state, the rate and the unit of the actions.",),
     is_verified=False,
     source="Octo's configs and standardisation",
 )

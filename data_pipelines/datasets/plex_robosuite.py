@@ -22,7 +22,7 @@ SPEC = DatasetSpec(
     proprio="none",
     gripper="action: -1 open, 1 closed",
     episodes={"train": 402, "val": 48},
-    unknown=("layout of the 32 state numbers",),
+    unknown=("The layout of the 32 state numbers.",),
     source="the TFDS catalog's feature tree; PLEX (arXiv 2303.08789) and its code (OSC_POSE); robosuite's controller; "
     "the Open X-Embodiment overview sheet (rate); MultiNet's action descriptions (gripper)",
 )

@@ -26,7 +26,7 @@ SPEC = DatasetSpec(
     delta_unit="unknown",
     proprio="pose_euler",
     gripper="action: 1 open as OpenVLA and Octo read it; state: `observation/gripper_width`, unit unknown, not given",
-    unknown=("version", "feature tree", "unit of the gripper's width", "order of the Euler angles", "rate"),
+    unknown=("The version, the feature tree, the gripper's width when open, the order of the Euler angles, the rate.",),
     is_verified=False,
     source="OpenVLA's and Octo's standardisation; RH20T (arXiv 2307.00595)",
 )

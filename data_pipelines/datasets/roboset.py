@@ -29,7 +29,7 @@ SPEC = DatasetSpec(
     proprio="joints",
     gripper="action: 1 closes, 0 and below opens, inverted; state: unit unknown, not given",
     episodes={"train": 18250},
-    unknown=("unit and sign of the gripper in the state",),
+    unknown=("Unit and sign of the gripper in the state.",),
     source="the TFDS catalog's feature tree of `robo_set`; RoboAgent (arXiv 2309.01918); the Open X-Embodiment "
     "overview sheet (joint positions, rate); OpenVLA's and Octo's standardisation of the gripper",
 )

@@ -26,7 +26,7 @@ SPEC = DatasetSpec(
     gripper="action: 1 open as OpenVLA reads it, binarised at 0.05 and 0.95; state: `observation/gripper_position`, "
     "sign unknown, not given",
     episodes={"train": 50},
-    unknown=("version", "feature tree", "sign of the gripper in the state", "unit of the depth pictures"),
+    unknown=("The version, the feature tree, the sign of the measured gripper, the unit of the depth pictures.",),
     is_verified=False,
     source="OpenVLA's configs and standardisation (arXiv 2406.09246)",
 )
