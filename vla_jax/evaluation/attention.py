@@ -14,7 +14,7 @@ from data_pipelines.episodes import open_episodes
 from vla_jax.trained_policy import TrainedPolicy
 from vla_jax.types import InputError, Observation, Parameters
 
-MAX_WORDS = 8
+MAX_WORDS = 12
 
 
 def draw(policy: TrainedPolicy, dataset: Path, out: Path, cache: Path) -> None:
