@@ -69,7 +69,7 @@ class EpisodeReader:
         assert visit is not None
         with self._lock:
             for group in (visit, self._order.after(visit)):
-                self._held[group] = self._held.pop(group, None) or self._load(group)  # the latest is last
+                self._held[group] = self._held.pop(group, {}) or self._load(group)  # the latest is last
             self._forget()
 
     def read(self, row: int, offset: int, length: int) -> bytes:

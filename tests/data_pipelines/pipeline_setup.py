@@ -38,7 +38,7 @@ def requirements(
 
 
 def open_generated(
-    root: Path,
+    root: Path | str,
     *,
     mixture=None,
     needs: DataRequirements | None = None,
@@ -47,6 +47,7 @@ def open_generated(
     crop: CropConfig | None = None,
     quarantine: Path | None = None,
     statistics=None,
+    cache: Path | None = None,
     **data,
 ) -> Pipeline:
     mixture = mixture or {"bridge_dataset": 1.0}
@@ -62,7 +63,7 @@ def open_generated(
         tokenize_bytes,
         seed=seed,
         batch_size=batch_size,
-        cache=root / "cache",
+        cache=cache or Path(root) / "cache",
         quarantine=quarantine,
         statistics=statistics,
     )
