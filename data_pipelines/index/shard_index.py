@@ -52,7 +52,7 @@ def index_shard(shard: Shard, features: dict[str, Feature]) -> ShardIndex:
     texts: dict[bytes, int] = {}
     for number, record in enumerate(read_records(path)):
         digest.add(record)
-        episode = _Episode(path, number, record, texts)
+        episode = RecordReader(path, number, record, texts)
         lengths.append(episode.read(kept, parts))
         spans.append((record.offset, len(record.data)))
     if len(spans) != shard.num_records:
@@ -71,7 +71,7 @@ def index_shard(shard: Shard, features: dict[str, Feature]) -> ShardIndex:
 
 
 @dataclasses.dataclass
-class _Episode:
+class RecordReader:
     path: Location
     number: int
     record: Record
@@ -91,7 +91,7 @@ class _Episode:
         for key, feature in features.items():
             if key not in values:
                 raise InputError(f"{self.path}: record {self.number} lacks {key!r}, which features.json declares")
-            column = self._column(key, feature, values[key])
+            column = self.column(key, feature, values[key])
             if key.startswith(STEPS):
                 num_steps = len(column) if num_steps is None else num_steps
                 if len(column) != num_steps:
@@ -103,7 +103,8 @@ class _Episode:
             parts[key].append(column)
         return num_steps or 0
 
-    def _column(self, key: str, feature: Feature, value: Value) -> np.ndarray:
+    def column(self, key: str, feature: Feature, value: Value) -> np.ndarray:
+        """The episode's part of a column; InputError where it is not what the feature says."""
         if isinstance(value, np.ndarray) and not value.size:  # an empty list has no type
             return _empty(feature)
         if isinstance(value, Spans) != _is_bytes(feature):

@@ -38,7 +38,7 @@ def read_records(path: Location) -> Iterator[Record]:
     size = stamp(path).num_bytes
     if not size:
         return
-    with _open(path, size) as data:
+    with open_bytes(path, size) as data:
         if data[: min(len(LFS_POINTER), size)] == LFS_POINTER:
             raise InputError(f"{path}: a Git LFS pointer, not the data; run `git lfs pull` in its repository")
         position, number = 0, 0
@@ -48,7 +48,7 @@ def read_records(path: Location) -> Iterator[Record]:
             number += 1
 
 
-class _ReadAhead:
+class ReadAhead:
     """A remote file by slices whose starts never fall: it holds from the last start to the end of a block."""
 
     def __init__(self, path: RemotePath, num_bytes: int):
@@ -70,17 +70,22 @@ class _ReadAhead:
         self._blocks.close()
 
 
+Bytes = mmap.mmap | ReadAhead
+"""Slices of it are bytes."""
+
+
 @contextlib.contextmanager
-def _open(path: Location, size: int) -> Iterator[mmap.mmap | _ReadAhead]:
+def open_bytes(path: Location, size: int) -> Iterator[Bytes]:
+    """Of a file that is not empty."""
     if isinstance(path, RemotePath):
-        with contextlib.closing(_ReadAhead(path, size)) as data:
+        with contextlib.closing(ReadAhead(path, size)) as data:
             yield data
     else:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             yield mapped
 
 
-def _read_record(data: mmap.mmap | _ReadAhead, position: int, where: str) -> Record:
+def _read_record(data: Bytes, position: int, where: str) -> Record:
     start, advice = position + HEADER.size, "fetch the shard again"
     if start > len(data):
         raise InputError(f"{where}: truncated, {len(data) - position} of {HEADER.size} header bytes; {advice}")
