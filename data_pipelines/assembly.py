@@ -1,6 +1,6 @@
 """Chosen windows to arrays: pictures read in place, numbers gathered one dataset at a time, text tokenised.
 
-Axes: b samples, w window, y x pixels, h horizon, a action, p proprio, t text tokens.
+Axes: b samples, w window, y x pixels, h horizon, c coarse horizon, a action, p proprio, t text tokens, k boxes.
 """
 
 import dataclasses
@@ -11,8 +11,16 @@ import numpy as np
 
 from data_pipelines.normalization import Normalizer
 from data_pipelines.source import BadRecordError, Source
-from data_pipelines.transforms.resize import WHOLE, Box
-from vla_jax.types import Batch, DataRequirements, InputError, Observation, Tokenize
+from data_pipelines.transforms.boxes import MoveBoxes
+from data_pipelines.transforms.chunk import Chunk
+from data_pipelines.transforms.geometry import UNCHANGED, Geometry
+from data_pipelines.transforms.pair import Pair
+from vla_jax.types import Batch, CameraRequirement, DataRequirements, InputError, Observation, Tokenize
+
+GOAL, LATER = "goal/", "later/"
+"""Before the camera's slot: the goal's pictures [b, 1, y, x, 3] and those of frame pairs [b, w, y, x, 3]."""
+SAMPLES = 1 << 32
+"""`Batch.sample_index` counts modulo this."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +36,18 @@ class Sample:
     """bool[w]."""
     attempt: int = 0
     """0 as planned, else the number of the replacement."""
+    index: int = 0
+    """In the order of all samples of the run."""
     text: str = ""
+    goal: int | None = None
+    """Row of the goal's picture; None: there is none."""
+    geometries: dict[str, Geometry] = dataclasses.field(default_factory=dict)
+    """By camera slot; missing ones are shown as they are."""
+
+    @property
+    def last_row(self) -> int:
+        """The last step that the policy sees."""
+        return int(self.rows[np.flatnonzero(self.mask)[-1]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,27 +63,81 @@ class Assembler:
         return [source.normalizers(statistics_of(source.name, self.statistics)) for source in self.sources]
 
     def empty_images(self, num_samples: int) -> dict[str, np.ndarray]:
-        shape = (num_samples, self.requirements.window)
-        return {c.slot: np.zeros((*shape, c.height, c.width, 3), np.uint8) for c in self.requirements.cameras}
+        """uint8[b, w, y, x, 3] of every camera, goal (w = 1) and later picture that the policy asks for."""
+        needs, images = self.requirements, {}
+        for camera in needs.cameras:
+            steps = {camera.slot: needs.window}
+            if camera.slot in needs.goals:
+                steps[GOAL + camera.slot] = 1
+            if needs.pair_offset is not None:
+                steps[LATER + camera.slot] = needs.window
+            for key, length in steps.items():
+                images[key] = np.zeros((num_samples, length, camera.height, camera.width, 3), np.uint8)
+        return images
 
-    def read_images(self, sample: Sample, images: dict[str, np.ndarray], boxes: dict[str, Box]) -> None:
-        """Fills one sample's uint8[w, y, x, 3] of every camera; zeros again, and BadRecordError, where one is bad."""
-        source = self.sources[sample.dataset]
+    def read_images(self, sample: Sample, images: dict[str, np.ndarray]) -> None:
+        """Fills one sample's uint8[w, y, x, 3] of every key; zeros again, and BadRecordError, where one is bad."""
         try:
-            for camera in self.requirements.cameras:
-                if source.has_camera(camera.slot):
-                    box = boxes.get(camera.slot, WHOLE)
-                    source.read_images(camera, sample.rows, sample.mask, box, images[camera.slot])
+            for prefix, rows, mask in self._reads(sample):
+                self._read(prefix, sample, rows, mask, images)
         except BadRecordError:
             for out in images.values():
                 out[:] = 0
             raise
 
+    def picture_rows(self, sample: Sample) -> np.ndarray:
+        """The steps whose pictures `read_images` reads."""
+        return np.concatenate([rows[mask] for _, rows, mask in self._reads(sample)])
+
+    def _reads(self, sample: Sample) -> list[tuple[str, np.ndarray, np.ndarray]]:
+        """Key prefix, rows int64[w] and mask bool[w]."""
+        reads = [("", sample.rows, sample.mask)]
+        if self.requirements.pair_offset is not None:
+            reads.append((LATER, *self._later(sample)))
+        if sample.goal is not None:
+            reads.append((GOAL, np.array([sample.goal]), np.array([True])))
+        return reads
+
+    def _read(
+        self, prefix: str, sample: Sample, rows: np.ndarray, mask: np.ndarray, images: dict[str, np.ndarray]
+    ) -> None:
+        source = self.sources[sample.dataset]
+        for slot, cameras in self._pictures_of.items():
+            wanted = [camera for camera in cameras if prefix + camera.slot in images]
+            if wanted and source.has_camera(slot):
+                outs = [images[prefix + camera.slot] for camera in wanted]
+                source.read_images(wanted, rows, mask, sample.geometries.get(slot, UNCHANGED), outs)
+
+    @functools.cached_property
+    def _pictures_of(self) -> dict[str, list[CameraRequirement]]:
+        """The requirements that show each camera."""
+        cameras: dict[str, list[CameraRequirement]] = {}
+        for camera in self.requirements.cameras:
+            cameras.setdefault(camera.source, []).append(camera)
+        return cameras
+
+    def _later(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        _, last = self.sources[sample.dataset].trajectories.bounds(sample.rows[:1])
+        assert self.requirements.pair_offset is not None
+        rows, mask = Pair(self.requirements.pair_offset)(sample.rows[None], sample.mask[None], last)
+        return rows[0], mask[0]
+
     def batch(self, samples: list[Sample], images: dict[str, np.ndarray]) -> Batch:
         """Around pictures that were read."""
-        rows = np.stack([sample.rows for sample in samples])
         mask = np.stack([sample.mask for sample in samples])
-        dataset = np.array([sample.dataset for sample in samples])
+        proprio, action, action_mask = self._numbers(samples, mask)
+        tokens, token_mask = self._tokens([sample.text for sample in samples])
+        seen = {key: pictures for key, pictures in images.items() if not key.startswith((GOAL, LATER))}
+        masks = self._masks(samples, seen, mask)
+        leaves: tuple[Any, ...] = (seen, masks, proprio, mask, tokens, token_mask)
+        ids = [(sample.dataset, *self.sources[sample.dataset].episode_step(sample.row)) for sample in samples]
+        index = np.array([sample.index % SAMPLES for sample in samples], np.uint32)
+        supervision: tuple[Any, ...] = (action, action_mask, np.array(ids, np.int32), index)
+        return self._with_extras(Batch(Observation(*leaves), *supervision), samples, images)
+
+    def _numbers(self, samples: list[Sample], mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Normalised proprio, action and its mask."""
+        rows, dataset = np.stack([sample.rows for sample in samples]), np.array([s.dataset for s in samples])
         (b, w), space = rows.shape, self.requirements.action_space
         proprio = np.zeros((b, w, space.proprio_width), np.float32)
         action = np.zeros((b, w, space.horizon, space.action_width), np.float32)
@@ -77,13 +150,62 @@ class Assembler:
             action[here] = normalize_action(target).reshape(-1, *action.shape[1:])
             supervised = valid.reshape(-1, w, space.horizon) & mask[here][:, :, None]
             action_mask[here] = supervised[..., None] & self.sources[number].available
-        tokens, token_mask = self._tokens([sample.text for sample in samples])
-        has_camera = {slot: np.array([source.has_camera(slot) for source in self.sources]) for slot in images}
-        image_masks = {slot: mask & has[dataset][:, None] for slot, has in has_camera.items()}
-        ids = [(sample.dataset, *self.sources[sample.dataset].episode_step(sample.row)) for sample in samples]
-        leaves: tuple[Any, ...] = (images, image_masks, proprio, mask, tokens, token_mask)
-        supervision: tuple[Any, ...] = (action, action_mask, np.array(ids, np.int32))
-        return Batch(Observation(*leaves), *supervision)
+        return proprio, action, action_mask
+
+    def _masks(self, samples: list[Sample], images: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, np.ndarray]:
+        """By camera slot: the mask bool[b, ...] where the sample's dataset has the camera."""
+        sources = {camera.slot: camera.source for camera in self.requirements.cameras}
+        has = {
+            slot: np.array([self.sources[sample.dataset].has_camera(sources[slot]) for sample in samples])
+            for slot in images
+        }
+        return {slot: mask & given.reshape(-1, *[1] * (mask.ndim - 1)) for slot, given in has.items()}
+
+    def _with_extras(self, batch: Batch, samples: list[Sample], images: dict[str, np.ndarray]) -> Batch:
+        """Goals, frame pairs, coarse chunks and boxes, where the policy asks for them."""
+        needs, seen, extras = self.requirements, dict[str, Any](), dict[str, Any]()
+        if needs.goals:
+            seen["goal_images"] = {slot: images[GOAL + slot][:, 0] for slot in needs.goals}
+            given = np.array([sample.goal is not None for sample in samples])
+            seen["goal_masks"] = self._masks(samples, seen["goal_images"], given)
+        if needs.boxes is not None:
+            seen["boxes"], seen["box_masks"], extras["target_box"] = self._boxes(samples)
+        if needs.pair_offset is not None:
+            extras["later_images"] = {camera.slot: images[LATER + camera.slot] for camera in needs.cameras}
+            later = np.stack([self._later(sample)[1] for sample in samples])
+            extras["later_masks"] = self._masks(samples, extras["later_images"], later)
+        if needs.coarse is not None:
+            extras["coarse_action"], extras["coarse_action_mask"] = self._coarse(samples)
+        return dataclasses.replace(batch, observation=dataclasses.replace(batch.observation, **seen), **extras)
+
+    def _coarse(self, samples: list[Sample]) -> tuple[np.ndarray, np.ndarray]:
+        """float32 and bool[b, w, c, a]."""
+        assert self.requirements.coarse is not None
+        chunk = Chunk(self.requirements.coarse.horizon, stride=self.requirements.coarse.stride)
+        actions, masks = [], []
+        for sample in samples:
+            source, (normalize, _) = self.sources[sample.dataset], self.normalizers[sample.dataset]
+            target, valid = source.targets(sample.rows, chunk)
+            actions.append(normalize(target))
+            masks.append((valid & sample.mask[:, None])[..., None] & source.available)
+        return np.stack(actions), np.stack(masks)
+
+    def _boxes(self, samples: list[Sample]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """float32[b, w, k, 4], bool[b, w, k] and the target int32[b, w], as the policy sees the camera."""
+        needs = self.requirements.boxes
+        assert needs is not None
+        camera = next(camera for camera in self.requirements.cameras if camera.slot == needs.slot)
+        move, parts = MoveBoxes(camera.height, camera.width, needs.smallest_side), []
+        for sample in samples:
+            source = self.sources[sample.dataset]
+            assert source.boxes is not None
+            boxes, mask, target = source.boxes.at(sample.rows, needs.count)
+            mask &= sample.mask[:, None] & source.has_camera(camera.source)
+            boxes, mask = move(boxes, mask, sample.geometries.get(camera.source, UNCHANGED))
+            is_seen = (target >= 0) & mask[np.arange(len(mask)), target]
+            parts.append((boxes, mask, np.where(is_seen, target, -1).astype(np.int32)))
+        boxes, masks, targets = map(np.stack, zip(*parts))
+        return boxes, masks, targets
 
     def _tokens(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         tokens, mask = self.tokenize(texts)

@@ -47,6 +47,43 @@ class CropConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RotationConfig:
+    """Small random turn on the host, the same for every frame of a window and camera; corners become black."""
+
+    degrees: float = 5.0
+    """Uniform in +-."""
+    slots: tuple[str, ...] = ("primary",)
+    """Camera slots that are turned."""
+
+    def __post_init__(self):
+        if not 0 < self.degrees <= 45:
+            raise InputError(f"data.rotation.degrees={self.degrees}: above 0 and up to 45 expected")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """How the task of a sample is told to a policy."""
+
+    keep_goal: float | None = None
+    """Of a task with both instruction and goal picture one is left out; this is the probability that it is the
+    instruction. None: both stay. Octo: 0.5."""
+    furthest_goal: int | None = None
+    """Steps that a goal lies ahead at most; None: up to the episode's end."""
+    paraphrases: str | None = None
+    """A JSON file, instruction -> list of other wordings."""
+    paraphrase_share: float = 0.5
+    """Of the samples whose instruction the file knows."""
+
+    def __post_init__(self):
+        for name in ("keep_goal", "paraphrase_share"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise InputError(f"data.task.{name}={value}: a share from 0 to 1 is expected")
+        if self.furthest_goal is not None and self.furthest_goal < 0:
+            raise InputError(f"data.task.furthest_goal={self.furthest_goal}: a number from 0 on is expected")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     root: str
     """Folder that holds `NAME/VERSION` dataset directories; may be read-only. A path, or a URL of gs, s3 or http."""
@@ -65,9 +102,19 @@ class DataConfig:
     pool_bytes: int = 1 << 30
     """Held by a host in access mode `episode`, by all datasets together, each by its share of the samples. A third is
     what windows are drawn from, the rest are the pools before and after it. One episode is held in any case."""
+    statistics_per: Literal["dataset", "embodiment"] = "dataset"
+    """`embodiment`: datasets of the same robot (by their SPECs) share statistics, of all their steps together."""
     skip_unlabeled: bool = False
     """True: steps without an instruction are not sampled."""
+    no_op_threshold: float | None = None
+    """Windows that begin where the commanded motion's norm is below it, and the gripper stays, are not sampled.
+    OpenVLA-OFT: 1e-4. None: all are."""
     crop: CropConfig | None = CropConfig()
+    rotation: RotationConfig | None = None
+    mirror_share: float = 0.0
+    """Share of the samples whose pictures are mirrored, all cameras alike. Actions and words are not: only for
+    policies that read neither."""
+    task: TaskConfig = TaskConfig()
     num_threads: int = 2
     prefetch: int = 2
     """Batches prepared ahead."""
@@ -81,5 +128,9 @@ class DataConfig:
             raise InputError(
                 f"data: pool_episodes={self.pool_episodes}, pool_bytes={self.pool_bytes}: at least 1 expected"
             )
+        if self.no_op_threshold is not None and not self.no_op_threshold > 0:
+            raise InputError(f"data.no_op_threshold={self.no_op_threshold}: a positive number is expected")
+        if not 0 <= self.mirror_share <= 1:
+            raise InputError(f"data.mirror_share={self.mirror_share}: a share from 0 to 1 is expected")
         if not 0 <= self.max_bad_share <= 1:
             raise InputError(f"data.max_bad_share={self.max_bad_share}: a share from 0 to 1 is expected")

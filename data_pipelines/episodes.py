@@ -25,7 +25,7 @@ LOG = logging.getLogger(__name__)
 @dataclasses.dataclass(frozen=True)
 class EpisodeSteps:
     observation: Observation
-    """Windows that end at the step, padded on the anchor's side; normalised; never cropped."""
+    """Windows that end at the step, padded on the anchor's side; normalised; never cropped. Goals: the last step."""
     action: np.ndarray
     """float32[b, h, a], not normalised: what `action_spaces` undoes from the step's pose."""
     action_mask: np.ndarray
@@ -92,8 +92,9 @@ class Episodes:
         here = np.array([row])
         rows, mask = self.source.window.history(here, self.source.trajectories.bounds(here)[0])
         self.source.check_numbers(rows[0])
-        sample = Sample(0, row, rows[0], mask[0], text=self.source.text(row, None))
-        self.assembler.read_images(sample, images, {})
+        goal = int(self.source.trajectories.bounds(here)[1][0]) if self.assembler.requirements.goals else None
+        sample = Sample(0, row, rows[0], mask[0], text=self.source.text(row, None), goal=goal)
+        self.assembler.read_images(sample, images)
         return sample
 
     def _steps(self, samples: list[Sample], images: dict[str, np.ndarray]) -> EpisodeSteps:

@@ -29,6 +29,7 @@ class Draw(enum.IntEnum):
     REPLACEMENT = 1
     LANGUAGE = 2
     CROP = 3
+    TASK = 4
 
 
 class Planned(NamedTuple):

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,12 @@ from data_pipelines.discovery import find_dataset
 from data_pipelines.index.dataset_directory import read_directory
 from data_pipelines.mixture import Draw, Mixture, Planned, open_mixture, pool_bytes
 from data_pipelines.quarantine import Quarantine
-from data_pipelines.reading import EpisodeReader, OneByOne, Together
+from data_pipelines.reading import EpisodeReader, one_by_one, together
 from data_pipelines.source import BadRecordError, Source, open_source
+from data_pipelines.statistics import statistics_trees
 from data_pipelines.storage import RemotePath, locate
-from data_pipelines.transforms.crop import RandomCrop
-from data_pipelines.transforms.resize import Box
+from data_pipelines.transforms.no_op import NoOps
+from data_pipelines.variation import Variation
 from vla_jax.types import Batch, DataRequirements, InputError, Tokenize
 
 MAX_ATTEMPTS = 100
@@ -66,7 +67,9 @@ def open_pipeline(
         raise InputError(f"data.mixture: {names} names a dataset twice; add its weights up")
     sources = [_open_entry(entry, data, requirements, cache) for entry in data.mixture]
     if statistics is None:
-        statistics = {source.name: source.statistics(cache) for source in sources}
+        jobs = os.cpu_count() or 1
+        found = [source.statistics(Path(cache), jobs=jobs) for source in sources]
+        statistics = statistics_trees(found, data.statistics_per)
     statistics = {name: statistics_of(name, statistics) for name in names}
     mixture = open_mixture(data, sources, seed)
     for number, (source, pool) in enumerate(zip(sources, mixture.pools)):
@@ -78,7 +81,8 @@ def open_pipeline(
         batch_size=batch_size,
         assembler=Assembler(requirements, tokenize, sources, statistics),
         mixture=mixture,
-        samples=Together() if requests_overlap else OneByOne(),
+        variation=Variation(data, requirements),
+        read_all=together if requests_overlap else one_by_one,
         quarantine=Quarantine(quarantine, data.split, data.max_bad_share),
     )
 
@@ -92,7 +96,7 @@ def _open_entry(entry: MixtureEntry, data: DataConfig, requirements: DataRequire
             f"the folder and data.mixture say {entry.name} {version}"
         )
     jobs = os.cpu_count() or 1
-    return open_source(
+    source = open_source(
         directory,
         requirements,
         split=data.split,
@@ -101,6 +105,7 @@ def _open_entry(entry: MixtureEntry, data: DataConfig, requirements: DataRequire
         skip_unlabeled=data.skip_unlabeled,
         standardization=entry.standardization,
     )
+    return source if data.no_op_threshold is None else source.without_no_ops(NoOps(data.no_op_threshold))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,7 +114,9 @@ class Pipeline:
     batch_size: int
     assembler: Assembler
     mixture: Mixture
-    samples: OneByOne | Together
+    variation: Variation
+    read_all: Callable[[Callable[[int], Sample], Iterable[int]], list[Sample]]
+    """Applies a function to the rows of a batch."""
     quarantine: Quarantine
 
     @property
@@ -133,7 +140,7 @@ class Pipeline:
         self.quarantine.resume(start_step * self.batch_size, drawn)
         reader = grain.MapDataset.source(_Steps(self, rows))
         options = grain.ReadOptions(num_threads=self.data.num_threads, prefetch_buffer_size=self.data.prefetch)
-        closing = [self.samples.close, *(source.reader.close for source in self.sources)]
+        closing = [source.reader.close for source in self.sources]
         return Batches(iter(reader[start_step:].to_iter_dataset(options)), closing)
 
     def batch(self, step: int, rows: slice | None = None) -> Batch:
@@ -147,7 +154,7 @@ class Pipeline:
         def read(place: int) -> Sample:
             return self._read_sample(samples[place], planned[place], {k: v[place] for k, v in images.items()})
 
-        chosen = self.samples.map(read, range(len(samples)))
+        chosen = self.read_all(read, range(len(samples)))
         self.quarantine.count(len(chosen), sum(sample.attempt > 0 for sample in chosen))
         return self.assembler.batch(chosen, images)
 
@@ -171,20 +178,20 @@ class Pipeline:
                 window = self.mixture.replacement(dataset, sample, attempt)
             row = source.anchors[window : window + 1]
             rows, mask = source.window(row, *source.trajectories.bounds(row))
-            yield Sample(dataset, int(row[0]), rows[0], mask[0], attempt)
+            yield Sample(dataset, int(row[0]), rows[0], mask[0], attempt, sample)
         raise InputError(
             f"dataset {source.name}: {MAX_ATTEMPTS} windows in a row were bad (sample {sample}); "
             f"see {self.quarantine.path or 'the log'}"
         )
 
     def _read_sample(self, sample: int, planned: Planned, images: dict[str, np.ndarray]) -> Sample:
-        boxes = self._crops(sample)
+        geometries = self.variation.geometries(functools.partial(self.mixture.generator, Draw.CROP, sample))
         for candidate in self._candidates(sample, planned):
             source = self.sources[candidate.dataset]
             try:
-                text = self._check(candidate, sample)
-                self.assembler.read_images(candidate, images, boxes)
-                return dataclasses.replace(candidate, text=text)
+                chosen = dataclasses.replace(self._checked(candidate), geometries=geometries)
+                self.assembler.read_images(chosen, images)
+                return chosen
             except BadRecordError as bad:
                 self.quarantine.record(source, bad, sample, candidate.attempt)
         raise AssertionError("candidates end with an error")
@@ -193,27 +200,25 @@ class Pipeline:
         for candidate in self._candidates(sample, self.mixture.planned(sample)):
             source = self.sources[candidate.dataset]
             try:
-                self._check(candidate, sample)
+                chosen = self._checked(candidate)
             except BadRecordError:
                 continue
-            if not self.quarantine.has_bad_picture(source, candidate.rows[candidate.mask]):
+            if not self.quarantine.has_bad_picture(source, self.assembler.picture_rows(chosen)):
                 return candidate.dataset, *source.episode_step(candidate.row)
         raise AssertionError("candidates end with an error")
 
-    def _check(self, candidate: Sample, sample: int) -> str:
-        """The sample's instruction; BadRecordError where it or the numbers cannot be used."""
+    def _checked(self, candidate: Sample) -> Sample:
+        """With its instruction and goal; BadRecordError where it or the numbers cannot be used."""
         source = self.sources[candidate.dataset]
         source.check_numbers(candidate.rows)
-        draw = functools.partial(self.mixture.generator, Draw.LANGUAGE, sample, candidate.attempt)
-        return source.text(candidate.row, draw)
-
-    def _crops(self, sample: int) -> dict[str, Box]:
-        crop = self.data.crop
-        if crop is None:
-            return {}
-        draw = RandomCrop(crop.scale, crop.ratio)
-        generator = self.mixture.generator(Draw.CROP, sample)
-        return {slot: draw(generator) for slot in crop.slots}
+        key = (candidate.index, candidate.attempt)
+        text = source.text(candidate.row, functools.partial(self.mixture.generator, Draw.LANGUAGE, *key))
+        if not self.variation.tells:
+            return dataclasses.replace(candidate, text=text)
+        last = int(source.trajectories.bounds(candidate.rows[-1:])[1][0])
+        draw = self.mixture.generator(Draw.TASK, *key)
+        text, goal = self.variation.task(text, candidate.last_row, last, draw)
+        return dataclasses.replace(candidate, text=text, goal=goal)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,13 +6,14 @@ Axes: n samples, w window, h horizon, a action, p proprio. Rows count the steps 
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 
+from data_pipelines.boxes import Boxes, open_boxes
 from data_pipelines.discovery import Dataset, find_action_space, find_dataset
 from data_pipelines.index.dataset_directory import DatasetDirectory
 from data_pipelines.index.shard_index import STEPS
@@ -21,13 +22,16 @@ from data_pipelines.normalization import Normalizer, normalizer
 from data_pipelines.pools import EpisodeOrder
 from data_pipelines.reading import RangeReader, Reader
 from data_pipelines.schema import Trajectory
-from data_pipelines.statistics import open_statistics
+from data_pipelines.statistics import DatasetStatistics, open_statistics
 from data_pipelines.storage import Location
 from data_pipelines.table import Table, open_table
 from data_pipelines.trajectories import Trajectories
 from data_pipelines.transforms.chunk import Chunk
-from data_pipelines.transforms.decode import Decode
-from data_pipelines.transforms.resize import Box, Resize
+from data_pipelines.transforms.decode import Decode, largest
+from data_pipelines.transforms.depth import DecodeDepth
+from data_pipelines.transforms.geometry import Geometry
+from data_pipelines.transforms.no_op import NoOps, can_tell
+from data_pipelines.transforms.resize import Resize
 from data_pipelines.transforms.window import Window
 from vla_jax.types import CameraRequirement, DataRequirements, InputError
 
@@ -53,6 +57,9 @@ class Source:
     reader: Reader
     """Of the pictures' bytes."""
     skip_unlabeled: bool = False
+    no_ops: NoOps | None = None
+    """Which steps are not sampled because the robot is told to do nothing; None: all are."""
+    boxes: Boxes | None = None
 
     @property
     def name(self) -> str:
@@ -88,7 +95,15 @@ class Source:
     def anchors(self) -> np.ndarray:
         """int64[num_windows]: the rows that may be sampled, rising."""
         anchors = self.trajectories.windows(self.window, self.requirements.action_space.horizon)
-        return anchors[self.is_labeled[anchors]] if self.skip_unlabeled else anchors
+        if self.skip_unlabeled:
+            anchors = anchors[self.is_labeled[anchors]]
+        return anchors[~self.is_no_op[anchors]] if self.no_ops else anchors
+
+    @functools.cached_property
+    def is_no_op(self) -> np.ndarray:
+        """bool[step]."""
+        assert self.no_ops is not None
+        return self.no_ops(self.table.columns, self.index.first_step)
 
     @property
     def is_labeled(self) -> np.ndarray:
@@ -99,28 +114,41 @@ class Source:
             labeled |= given[column]
         return labeled
 
+    def without_no_ops(self, no_ops: NoOps) -> "Source":
+        """The same, but steps at which the robot is told to do nothing are not sampled; they are counted in the log."""
+        if not can_tell(self.table.columns):
+            raise InputError(
+                f"dataset {self.name}: data.no_op_threshold is set, but it gives neither motions nor poses"
+            )
+        moving = dataclasses.replace(self, no_ops=no_ops)
+        idle, every = len(self.anchors) - len(moving.anchors), len(self.anchors)
+        LOG.warning("dataset %s: %d of %d windows begin with a no-op: not sampled", self.name, idle, every)
+        if idle == every:
+            raise InputError(f"dataset {self.name}: every step is a no-op by data.no_op_threshold={no_ops.threshold}")
+        return moving
+
     def episode_order(self, seed: int, max_episodes: int, max_bytes: int) -> EpisodeOrder:
         """Args: max_bytes: of a group of episodes."""
         num_bytes = np.asarray(self.index.episodes[:, 2])
         if (largest := int(num_bytes.max())) > max_bytes:
             LOG.warning(
-                "dataset %s: its largest episode has %d bytes, data.pool_bytes leaves it %d for a pool of them: windows "
-                "are hardly mixed; raise it",
+                "dataset %s: its largest episode has %d bytes, data.pool_bytes leaves it %d for a pool of them: "
+                "windows are hardly mixed; raise it",
                 *(self.name, largest, max_bytes),
             )
         first_window = np.searchsorted(self.anchors, self.index.first_step)
         return EpisodeOrder(seed, first_window, num_bytes, max_episodes, max_bytes)
 
-    def statistics(self, cache: Path) -> dict[str, Any]:
+    def statistics(self, cache: Path, *, jobs: int = 1) -> DatasetStatistics:
         space = self.requirements.action_space
-        return open_statistics(self.dataset, self.index, self.table, self.form, space, cache)
+        return open_statistics(self.dataset, self.index, self.table, space, cache, jobs=jobs)
 
     def check_numbers(self, rows: np.ndarray) -> None:
         """BadRecordError where a number that the window or its targets rest on is not finite."""
         if self._is_finite:
             return
         first, (_, last) = int(rows[0]), self.trajectories.bounds(rows[-1:])
-        end = min(int(rows[-1]) + self.requirements.action_space.horizon, int(last[0]) + 1)
+        end = min(int(rows[-1]) + self.requirements.reach, int(last[0]) + 1)
         used = self.columns["finite"][first:end]
         if not used.all():
             row = first + int(np.argmin(used))
@@ -129,10 +157,20 @@ class Source:
             raise BadRecordError(row, self.record_offset(row), "a number of its state or action is not finite")
 
     def read_images(
-        self, slot: CameraRequirement, rows: np.ndarray, mask: np.ndarray, box: Box, out: np.ndarray
+        self,
+        cameras: Sequence[CameraRequirement],
+        rows: np.ndarray,
+        mask: np.ndarray,
+        geometry: Geometry,
+        outs: Sequence[np.ndarray],
     ) -> None:
-        """Fills uint8 out[w, y, x, 3] where the mask holds; all of the window, or BadRecordError."""
-        spans, resize, decode = self._cameras[slot.slot], Resize(slot.height, slot.width), Decode()
+        """Fills uint8 outs[camera][w, y, x, 3] where the mask holds; all of the window, or BadRecordError.
+
+        Args: cameras: pictures of one source at different sizes; each is decoded once.
+        """
+        slot = cameras[0].source
+        resizes = [Resize(camera.height, camera.width, camera.filter) for camera in cameras]
+        spans, decode = self._cameras[slot], Decode(largest(resize.smallest(geometry) for resize in resizes))
         for step in np.flatnonzero(mask):
             row = int(rows[step])
             offset, length = map(int, spans[row])
@@ -140,22 +178,43 @@ class Source:
             try:
                 if len(data) != length:
                     raise ValueError(f"the shard ends after {len(data)} of its {length} bytes")
-                picture = resize(decode(data, out[step]), box)
+                picture = decode(data, outs[0][step])
+                shown = [resize(picture, geometry) for resize in resizes]
             except ValueError as error:
-                raise BadRecordError(row, offset, f"{PICTURE}{slot.slot}: {error}") from error
-            if picture.base is not out and not np.shares_memory(picture, out[step]):
-                out[step] = picture
+                raise BadRecordError(row, offset, f"{PICTURE}{slot}: {error}") from error
+            for out, resized in zip(outs, shown):
+                if not np.shares_memory(resized, out[step]):
+                    out[step] = resized
+
+    def read_depth(self, slot: str, row: int) -> np.ndarray:
+        """[y, x] as stored; `spec.depths[slot]` says the unit. BadRecordError where undecodable."""
+        key = STEPS + self.dataset.spec.depths[slot].key
+        feature = self.index.tree["features"].get(key, {"kind": "image"})
+        offset, length = map(int, self.index.column(key, feature["kind"])[row])
+        decode = DecodeDepth(feature["kind"], tuple(feature["shape"]), feature["dtype"], feature["encoding"])
+        try:
+            return decode(self.reader.read(row, offset, length))
+        except ValueError as error:
+            raise BadRecordError(row, offset, f"{PICTURE}{slot}: {error}") from error
 
     def has_camera(self, slot: str) -> bool:
         return slot in self._cameras
 
     def numbers(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Un-normalised proprio float32[n, p], action float32[n, h, a] and its mask bool[n, h] at n steps."""
-        space = self.requirements.action_space
-        future, mask = self.trajectories.chunk(Chunk(space.horizon), rows)
+        steps = {key: column[rows] for key, column in self.columns.items()}
+        return self.form.proprio(steps), *self.targets(rows, self.chunk)
+
+    @functools.cached_property
+    def chunk(self) -> Chunk:
+        return Chunk(self.requirements.action_space.horizon, octo_compat=self.requirements.octo_compat)
+
+    def targets(self, rows: np.ndarray, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
+        """Un-normalised action float32[n, h, a] and its mask bool[n, h] at n steps."""
+        future, mask = self.trajectories.chunk(chunk, rows)
         steps = {key: column[rows] for key, column in self.columns.items()}
         ahead = {key: column[future] for key, column in self.columns.items()}
-        return self.form.proprio(steps), self.form.targets(steps, ahead), mask
+        return self.form.targets(steps, ahead), mask
 
     def text(self, row: int, generator: Callable[[], np.random.Generator] | None) -> str:
         """An instruction, drawn evenly among those given at the step (the first without a generator); "" if none.
@@ -199,7 +258,7 @@ class Source:
 
     @functools.cached_property
     def _cameras(self) -> dict[str, np.ndarray]:
-        wanted = {camera.slot for camera in self.requirements.cameras}
+        wanted = {camera.source for camera in self.requirements.cameras}
         cameras = {slot: key for slot, key in self.dataset.spec.cameras.items() if slot in wanted}
         return {slot: self.index.column(STEPS + key, "image") for slot, key in cameras.items()}
 
@@ -225,17 +284,18 @@ def open_source(
         raise InputError(
             f"{directory.path}: the policy needs the sidecars {list(requirements.sidecars)}; none is there"
         )
-    slots = [camera.slot for camera in requirements.cameras]
+    slots = [camera.source for camera in requirements.cameras]
     if slots and not any(slot in dataset.spec.cameras for slot in slots):
         raise InputError(f"dataset {directory.name}: no camera of {slots}; it has {sorted(dataset.spec.cameras)}")
     index = open_index(directory, split, cache, jobs=jobs)
-    table = open_table(dataset, index, cache)
+    table = open_table(dataset, index, cache, jobs=jobs)
     if missing := [key for key in form.REQUIRED if key not in table.columns]:
         raise InputError(
             f"dataset {directory.name}: it cannot be mapped into the action space {requirements.action_space.form!r}, "
             f"which needs {missing}; it gives {sorted(table.columns)}. Leave it out of data.mixture"
         )
-    source = Source(dataset, index, table, requirements, RangeReader(index), skip_unlabeled)
+    boxes = open_boxes(index, requirements.boxes, cache) if requirements.boxes else None
+    source = Source(dataset, index, table, requirements, RangeReader(index), skip_unlabeled, boxes=boxes)
     _ = source._cameras, source._languages, source.available  # what is missing is named now, not at the first batch
     if skip_unlabeled and not source.is_labeled.all():
         labeled, every = int(source.is_labeled.sum()), index.num_steps

@@ -97,6 +97,8 @@ class BoxRequirement:
     slot: str = "primary"
     smallest_side: float = 1 / 14
     """Share of the picture: a box that is less wide or high after the crop (less than a cell of 14) is masked."""
+    missing: Literal["refuse", "grid"] = "refuse"
+    """Of a dataset without the sidecar: `grid` puts the squares of a grid in its place (tests, ablations)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,6 +138,8 @@ class DataRequirements:
     pair_offset: int | None = None
     """k: wants the pictures k steps after each window step (frame pairs, as latent action models read them)."""
     coarse: CoarseChunk | None = None
+    octo_compat: bool = False
+    """True: the action mask of Octo's published code, which begins late (`transforms/chunk.py`)."""
 
     def __post_init__(self):
         slots = [camera.slot for camera in self.cameras]
@@ -143,6 +147,14 @@ class DataRequirements:
             raise InputError(f"data requirements: goals of {unknown}, which are no cameras; those are {slots}")
         if self.pair_offset is not None and self.pair_offset < 1:
             raise InputError(f"data requirements: pair_offset={self.pair_offset}: at least 1 expected")
+        if self.boxes is not None and self.boxes.slot not in slots:
+            raise InputError(f"data requirements: boxes of {self.boxes.slot!r}, which is no camera; those are {slots}")
+
+    @property
+    def reach(self) -> int:
+        """Steps, from a window's last on, that its targets may rest on."""
+        coarse = 0 if self.coarse is None else (self.coarse.horizon - 1) * self.coarse.stride + 1
+        return max(self.action_space.horizon, coarse)
 
 
 class Tokenize(Protocol):

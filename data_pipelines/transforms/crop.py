@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from data_pipelines.transforms.resize import Box
+from data_pipelines.transforms.geometry import Box
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,18 @@
+"""Goal relabelling: a later step of the same episode becomes the goal."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class UniformGoal:
+    """Drawn evenly from the present step to the episode's last. Source: Octo (`goal_relabeling.uniform`)."""
+
+    furthest: int | None = None
+    """Steps ahead at most."""
+
+    def __call__(self, row: int, last: int, generator: np.random.Generator) -> int:
+        """Args: row: the present step, the last that the policy sees; last: of the episode."""
+        end = last if self.furthest is None else min(last, row + self.furthest)
+        return int(generator.integers(row, end + 1))

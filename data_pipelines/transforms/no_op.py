@@ -1,0 +1,49 @@
+"""Steps at which the robot is told to do nothing.
+
+Source: OpenVLA-OFT's `is_noop`: the norm of the commanded motion (the six numbers before the gripper) is below a
+threshold, and the gripper is commanded as at the step before; at an episode's first step the motion alone counts.
+Axes: n steps of all episodes in order.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from data_pipelines.conventions.pose import rotation
+from data_pipelines.schema import Trajectory
+
+READS = ("delta", "pose", "target_pose", "target_gripper")
+"""Columns, of which `delta` or both poses are needed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NoOps:
+    threshold: float = 1e-4
+    """In the unit of the column `delta`; without it, of the way from pose to commanded pose in metres and radians."""
+
+    def __call__(self, columns: Trajectory, first_step: np.ndarray) -> np.ndarray:
+        """bool[n]. Args: first_step: int64[episode + 1]. Steps with numbers that are not finite are none."""
+        motion = columns["delta"] if "delta" in columns else _motion(columns)
+        still = np.linalg.norm(motion.astype(np.float64), axis=1) < self.threshold
+        if "target_gripper" in columns:
+            gripper = columns["target_gripper"]
+            same = np.append(False, gripper[1:] == gripper[:-1])
+            starts = first_step[:-1]
+            same[starts[starts < len(same)]] = True
+            still &= same
+        return still
+
+
+def can_tell(columns: Trajectory) -> bool:
+    return "delta" in columns or {"pose", "target_pose"} <= columns.keys()
+
+
+def _motion(columns: Trajectory) -> np.ndarray:
+    pose, target = columns["pose"], columns["target_pose"]
+    finite = np.isfinite(pose).all(1) & np.isfinite(target).all(1)
+    motion = np.full((len(pose), 6), np.inf)
+    here, there = pose[finite], target[finite]
+    if len(here):
+        turn = (rotation(here).inv() * rotation(there)).as_rotvec()
+        motion[finite] = np.concatenate([there[:, :3].astype(np.float64) - here[:, :3], turn], axis=1)
+    return motion

@@ -1,0 +1,68 @@
+"""What is drawn for a sample beside its window: how its pictures are cut and turned, its goal, the words of its task.
+
+Each generator comes from (seed, global sample index) alone, so that a sample is the same whatever was read before.
+Nothing is drawn that nothing asks for.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.config import DataConfig
+from data_pipelines.transforms.crop import RandomCrop
+from data_pipelines.transforms.geometry import WHOLE, Geometry
+from data_pipelines.transforms.goal import UniformGoal
+from data_pipelines.transforms.paraphrase import Paraphrase, read_wordings
+from data_pipelines.transforms.rotation import RandomRotation
+from data_pipelines.transforms.task import OneTelling
+from vla_jax.types import DataRequirements
+
+Generate = Callable[[], np.random.Generator]
+
+
+@dataclasses.dataclass(frozen=True)
+class Variation:
+    data: DataConfig
+    requirements: DataRequirements
+
+    def geometries(self, generate: Generate) -> dict[str, Geometry]:
+        """By camera slot; those that are shown as they are may be missing."""
+        crop, rotation = self.data.crop, self.data.rotation
+        if crop is None and rotation is None and not self.data.mirror_share:
+            return {}
+        generator = generate()
+        boxes = {slot: RandomCrop(crop.scale, crop.ratio)(generator) for slot in crop.slots} if crop else {}
+        turns = {slot: RandomRotation(rotation.degrees)(generator) for slot in rotation.slots} if rotation else {}
+        mirrored = bool(self.data.mirror_share and generator.random() < self.data.mirror_share)
+        slots = {camera.source for camera in self.requirements.cameras} if mirrored else boxes.keys() | turns.keys()
+        return {slot: Geometry(boxes.get(slot, WHOLE), turns.get(slot, 0.0), mirrored) for slot in slots}
+
+    @property
+    def tells(self) -> bool:
+        """Whether `task` does anything."""
+        return bool(self.requirements.goals) or self.paraphrase is not None
+
+    def task(self, text: str, row: int, last: int, generator: np.random.Generator) -> tuple[str, int | None]:
+        """The instruction, "" where it is left out, and the row of the goal, None where there is none.
+
+        Args: row: the last step that the policy sees; last: of its episode.
+        """
+        task, goal = self.data.task, None
+        if self.paraphrase is not None and text:
+            text = self.paraphrase(text, generator)
+        if self.requirements.goals:
+            goal = UniformGoal(task.furthest_goal)(row, last, generator)
+            if task.keep_goal is not None:
+                text_stays, goal_stays = OneTelling(task.keep_goal)(bool(text), True, generator)
+                text, goal = text if text_stays else "", goal if goal_stays else None
+        return text, goal
+
+    @functools.cached_property
+    def paraphrase(self) -> Paraphrase | None:
+        task = self.data.task
+        if task.paraphrases is None:
+            return None
+        return Paraphrase(read_wordings(Path(task.paraphrases)), task.paraphrase_share)
