@@ -63,7 +63,6 @@ class EpisodeReader:
         self._ranges = RangeReader(index)
         self._lock = threading.Lock()
         self._held: dict[Visit, dict[int, Future[bytes]]] = {}
-        self._threads: ThreadPoolExecutor | None = None
 
     def visit(self, visit: Visit | None) -> None:
         assert visit is not None
@@ -86,18 +85,20 @@ class EpisodeReader:
 
     def close(self) -> None:
         with self._lock:
-            threads, self._threads = self._threads, None
+            for group in self._held.values():
+                for record in group.values():
+                    record.cancel()
             self._held.clear()
-        if threads is not None:
-            threads.shutdown(cancel_futures=True)
 
     def _load(self, visit: Visit) -> dict[int, Future[bytes]]:
-        threads = self._threads = self._threads or ThreadPoolExecutor(NUM_READERS, "episodes")
         known = {episode: record for group in self._held.values() for episode, record in group.items()}
-        return {
+        threads = ThreadPoolExecutor(NUM_READERS, "episodes")
+        group = {
             episode: known.get(episode) or threads.submit(self._read_record, episode)
             for episode in self._order.episodes(visit).tolist()
         }
+        threads.shutdown(wait=False)  # they end with the last record
+        return group
 
     def _read_record(self, episode: int) -> bytes:
         _, offset, length, first_row, _ = self._index.episodes[episode].tolist()
@@ -111,31 +112,15 @@ class EpisodeReader:
             del self._held[visit], sizes[visit]
 
 
-class OneByOne:
-    """Samples in turn: for local files."""
-
-    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        return [work(item) for item in items]
-
-    def close(self) -> None:
-        pass
+def one_by_one(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """For local files."""
+    return [work(item) for item in items]
 
 
-class Together:
-    """Samples in threads of their own, so that requests to a remote store overlap."""
-
-    def __init__(self):
-        self._lock = threading.Lock()
-        self._threads: ThreadPoolExecutor | None = None
-
-    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        with self._lock:
-            self._threads = self._threads or ThreadPoolExecutor(MAX_REQUESTS, "samples")
-            futures = [self._threads.submit(work, item) for item in items]
-        return [future.result() for future in futures]
-
-    def close(self) -> None:
-        with self._lock:
-            threads, self._threads = self._threads, None
-        if threads is not None:
-            threads.shutdown(cancel_futures=True)
+def together(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """In threads of their own, so that requests to a remote store overlap."""
+    threads = ThreadPoolExecutor(MAX_REQUESTS, "samples")
+    try:
+        return list(threads.map(work, items))
+    finally:
+        threads.shutdown(cancel_futures=True)

@@ -66,10 +66,10 @@ class ObjectStore:
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
 
-            def do_HEAD(self) -> None:  # noqa: N802
+            def do_HEAD(self) -> None:
                 self._answer(with_body=False)
 
-            def do_GET(self) -> None:  # noqa: N802
+            def do_GET(self) -> None:
                 self._answer(with_body=True)
 
             def _answer(self, *, with_body: bool) -> None:
