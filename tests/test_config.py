@@ -14,7 +14,7 @@ RECIPES = [
     f"configs/{name}.py{variant}"
     for name, variants in {
         "ef_vla_bridge": ("", ":tiny", ":b16", ":b32", ":large", ":wo_clip_vision"),
-        "ef_vla_oxe": ("", ":tiny", ":large"),
+        "ef_vla_oxe": ("", ":tiny", ":large", ":magic_soup"),
         "tabletop_ef_vla": ("", ":tiny"),
     }.items()
     for variant in variants

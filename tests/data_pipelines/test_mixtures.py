@@ -15,8 +15,8 @@ from vla_jax.types import InputError
 
 SOUP = """fractal 0.54087, kuka 0.8341, bridge_dataset 1, taco_play 2, jaco_play 1, berkeley_cable_routing 1,
 roboturk 2, viola 2, berkeley_autolab_ur5 2, toto 1, language_table 0.1, stanford_hydra 2, austin_buds 1,
-nyu_franka_play 3, furniture_bench 0.1, ucsd_kitchen 2, austin_sailor 1, austin_sirius 1, dlr_edan 1, iamlab_cmu_pickup_insert 1,
-utaustin_mutex 1, berkeley_fanuc 2, cmu_stretch 1"""
+nyu_franka_play 3, furniture_bench 0.1, ucsd_kitchen 2, austin_sailor 1, austin_sirius 1, dlr_edan 1,
+iamlab_cmu_pickup_insert 1, utaustin_mutex 1, berkeley_fanuc 2, cmu_stretch 1"""
 RTX_OCTO = """fractal .54087, kuka .8341, bridge_dataset 1, taco_play 2, jaco_play 2, berkeley_cable_routing 3,
 roboturk 1, nyu_door 5, viola 2, berkeley_autolab_ur5 1, toto 1"""
 RTX = RTX_OCTO.replace("nyu_door 5, ", "")
