@@ -103,13 +103,18 @@ def _gather_sources(module: str, sources: dict[str, str]) -> None:
     if module in sources or spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return
     sources[module] = Path(spec.origin).read_text()
-    for node in ast.walk(ast.parse(sources[module])):
+    for name in _imports(sources[module]):
+        if _is_module(name):
+            _gather_sources(name, sources)
+
+
+@functools.cache
+def _imports(source: str) -> tuple[str, ...]:
+    """What a source imports from this package, and names in it that may be modules."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        for name in names:
-            if name.startswith("data_pipelines.") and _is_module(name):
-                _gather_sources(name, sources)
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(dict.fromkeys(name for name in names if name.startswith("data_pipelines.")))
