@@ -271,8 +271,8 @@ def test_languages_are_drawn_evenly_from_the_keys_that_are_given(tmp_path, monke
         "observation/none",
     )
 
-    def with_more(name):
-        dataset = find(name)
+    def with_more(name, *standardization):
+        dataset = find(name, *standardization)
         return dataclasses.replace(dataset, spec=dataclasses.replace(dataset.spec, languages=languages))
 
     from tests import rlds_episodes
