@@ -235,7 +235,7 @@ class Source:
         """Of actions and proprio."""
         space, where = self.requirements.action_space, f"statistics of {self.name}"
         return (
-            normalizer(space.normalization, statistics["action"], space.dimensions, f"{where}: action"),
+            normalizer(space.normalization, statistics["action"], space.dimensions, f"{where}: action", self.available),
             normalizer(space.normalization, statistics["proprio"], space.proprio, f"{where}: proprio"),
         )
 

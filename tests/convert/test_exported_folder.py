@@ -273,10 +273,12 @@ def test_the_processor_loads_alone_and_prepares_as_training_does(exported, param
     np.testing.assert_array_equal(mask, policy.tokenizer(texts)[1])
 
 
-@pytest.mark.parametrize("mode", ["none", "gaussian", "quantile"])
+@pytest.mark.parametrize("mode", ["none", "gaussian", "bounds", "quantile"])
 def test_normalisation_is_the_pipelines(exported, mode):
     processor = transformers.AutoProcessor.from_pretrained(exported, trust_remote_code=True)
     processor.config.action_space["normalization"] = mode
+    for name, noise in {"std": 3e-5, "min": -1e-4, "max": 1e-4, "q01": -7e-5, "q99": 7e-5}.items():
+        processor.statistics[DATASETS[1]]["action"][name][7] = noise  # a rotation that hardly moves
     space = run_config(normalization=mode).action_space
     numbers = np.random.default_rng(0).normal(size=(50, 10)).astype(np.float32) * 3
     ours = normalizer(mode, processor.statistics[DATASETS[1]]["action"], space.dimensions, "")
@@ -287,6 +289,7 @@ def test_normalisation_is_the_pipelines(exported, mode):
     )
     if mode == "gaussian":
         moving = np.arange(10) != 4
+        assert np.abs(normalized[:, 7]).max() < 2e4, "noise was blown up"
         back = processor.unnormalize_action(normalized, DATASETS[1])
         np.testing.assert_allclose(back[:, moving], numbers[:, moving], rtol=1e-5, atol=1e-6)
 

@@ -21,6 +21,8 @@ SETTINGS = "preprocessor_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 CONSTANT = 1e-6
 """A dimension whose range is at most this share of its magnitude is constant: it is neither scaled nor predicted."""
+FLOORS = {"metre": 1e-4, "radian": 1e-3, "1": 1e-3}
+"""Smallest divisor by unit, so that the noise of a dimension that hardly moves is not blown up."""
 HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -168,18 +170,20 @@ class EfVlaProcessor:
     def _affine(self, kind: str, unnorm_key: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Shift, scale (0 where the dimension is constant) and whether the normalised value is clipped, each [d]."""
         values = {name: np.asarray(value, np.float64) for name, value in self._statistics(unnorm_key)[kind].items()}
-        mode, width = self.config.action_space["normalization"], len(values["mean"])
+        mode = self.config.action_space["normalization"]
         if mode == "gaussian":
             shift, scale, span = values["mean"], values["std"], values["max"] - values["min"]
-        elif mode == "quantile":
-            span = values["q99"] - values["q01"]
-            shift, scale = (values["q99"] + values["q01"]) / 2, span / 2
         else:
-            shift, scale, span = np.zeros(width), np.ones(width), np.ones(width)
+            low, high = ("q01", "q99") if mode == "quantile" else ("min", "max")
+            span = values[high] - values[low]
+            shift, scale = (values[high] + values[low]) / 2, span / 2
         applies = values["mask"].astype(bool) & (mode != "none")
         magnitude = np.maximum(np.abs(values["max"]), np.abs(values["min"]))
-        scale = np.where(span <= CONSTANT * magnitude, 0, scale)
-        return np.where(applies, shift, 0), np.where(applies, scale, 1), applies & (mode == "quantile")
+        dimensions = self.config.action_space["dimensions" if kind == "action" else "proprio"]
+        floor = np.array([FLOORS.get(dimension["unit"], 0.0) for dimension in dimensions])
+        scale = np.where(span <= CONSTANT * magnitude, 0, np.maximum(scale, floor))
+        clip = applies & (mode in ("bounds", "quantile"))
+        return np.where(applies, shift, 0), np.where(applies, scale, 1), clip
 
     def _statistics(self, unnorm_key: str | None) -> dict[str, Any]:
         keys = sorted(self.statistics)
