@@ -1,158 +1,161 @@
-"""Statistics of actions and proprio, from the table alone: no picture is read.
+"""Statistics of datasets, kept in the cache: computed a shard at a time, from the table, and merged in order.
 
-Targets are pooled over the valid entries of the chunks at every step, proprio over all steps. Mean and variance by
-Chan's update, quantiles by a histogram of logarithmic bins (DDSketch, arXiv 1908.10693): a quantile is within 0.01 % of
-the sample at its rank (magnitudes below 1e-9 count as 0, those above 1e9 as the extreme). Parts merge without further
-error, in any order, so that hosts or shards can be counted apart. Rows that are not finite are left out and reported.
-
-Axes: n rows, d dimensions.
+They are found again by `key`, a digest of all that they were made from. `made_from` lists it part by part, so that who
+meets another key can say what changed.
 """
 
+import dataclasses
+import functools
 import hashlib
 import json
 import logging
-import math
+from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from data_pipelines.cache import write_json
-from data_pipelines.discovery import Dataset, source_digest
+from data_pipelines.discovery import Dataset, find_action_space, source_digests
 from data_pipelines.index.sidecar import Index, split_cache
+from data_pipelines.parts import Part, PartLostError, StoredPart, Work, find_or_build, made, part_digest, write_part
 from data_pipelines.schema import Trajectory
-from data_pipelines.table import Table
-from data_pipelines.trajectories import Trajectories
-from data_pipelines.transforms.chunk import Chunk
-from vla_jax.types import ActionSpace, Dimension, InputError
+from data_pipelines.standardization import standardize_episodes
+from data_pipelines.summary import Summary, summarize
+from data_pipelines.table import SMALL_SPLIT_STEPS, Table, part_name, read_columns
+from vla_jax.types import ActionSpace, InputError
 
-RELATIVE_ERROR = 1e-4
-GAMMA = math.log((1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR))
-SMALLEST = 1e-9
-LARGEST = 1e9
-LOWEST_BIN = math.ceil(math.log(SMALLEST) / GAMMA)
-NUM_BINS = math.ceil(math.log(LARGEST) / GAMMA) - LOWEST_BIN + 1
-"""On each side of 0."""
-BLOCK = 8192
 LOG = logging.getLogger(__name__)
 
 
-class Summary:
-    """Mergeable count, mean, variance, extremes and quantile sketch of the rows seen so far."""
+@dataclasses.dataclass(frozen=True)
+class DatasetStatistics:
+    dataset: str
+    robot: str
+    space: ActionSpace
+    summary: Summary
+    made_from: dict[str, str]
 
-    def __init__(self, width: int):
-        self.count = 0
-        self.mean, self.squares = np.zeros(width), np.zeros(width)
-        self.low, self.high = np.full(width, np.inf), np.full(width, -np.inf)
-        self.bins = np.zeros((width, 2 * NUM_BINS + 1), np.int64)
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps(self.made_from, sort_keys=True).encode()).hexdigest()
 
-    def add(self, x: np.ndarray) -> None:
-        if not len(x):
-            return
-        x = x.astype(np.float64)
-        mean = x.mean(0)
-        self._merge_moments(len(x), mean, ((x - mean) ** 2).sum(0), x.min(0), x.max(0))
-        for counts, column in zip(self.bins, x.T):
-            counts += np.bincount(_bin(column), minlength=len(counts))
-
-    def merge(self, other: "Summary") -> None:
-        self._merge_moments(other.count, other.mean, other.squares, other.low, other.high)
-        self.bins += other.bins
-
-    def _merge_moments(
-        self, count: int, mean: np.ndarray, squares: np.ndarray, low: np.ndarray, high: np.ndarray
-    ) -> None:
-        total, difference = self.count + count, mean - self.mean
-        if not count:
-            return
-        self.mean = self.mean + difference * count / total
-        self.squares = self.squares + squares + difference**2 * self.count * count / total
-        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
-        self.count = total
-
-    def quantile(self, q: float) -> np.ndarray:
-        values = [_quantile(bins, q, self.count) for bins in self.bins]
-        return np.clip(values, self.low, self.high)
-
-    def tree(self, dimensions: tuple[Dimension, ...]) -> dict[str, list]:
-        numbers = {
-            "mean": self.mean,
-            "std": np.sqrt(self.squares / self.count),
-            "min": self.low,
-            "max": self.high,
-            "q01": self.quantile(0.01),
-            "q99": self.quantile(0.99),
-        }
-        mask = [dimension.normalize for dimension in dimensions]
-        return {key: value.tolist() for key, value in numbers.items()} | {"mask": mask}
+    def tree(self) -> dict[str, Any]:
+        """The dataset's part of dataset_statistics.json."""
+        return self.summary.tree(self.space) | {"key": self.key, "made_from": self.made_from}
 
 
-def _bin(x: np.ndarray) -> np.ndarray:
-    """Bin numbers that rise with x; the middle one holds magnitudes below SMALLEST."""
-    magnitude = np.clip(np.abs(x), SMALLEST, LARGEST)
-    number = np.ceil(np.log(magnitude) / GAMMA).astype(np.int64) - LOWEST_BIN + 1
-    return NUM_BINS + np.where(np.abs(x) < SMALLEST, 0, np.sign(x).astype(np.int64) * np.minimum(number, NUM_BINS))
+def statistics_trees(found: Iterable[DatasetStatistics], per: Literal["dataset", "embodiment"]) -> dict[str, Any]:
+    """dataset_statistics.json, by name of the dataset.
+
+    `embodiment`: datasets of the same `robot` share statistics, those of all their steps together.
+    """
+    if per == "dataset":
+        return {statistics.dataset: statistics.tree() for statistics in found}
+    robots: dict[str, list[DatasetStatistics]] = {}
+    for statistics in found:
+        robots.setdefault(statistics.robot, []).append(statistics)
+    trees = {robot: _pooled(members).tree() for robot, members in robots.items()}
+    return {member.dataset: trees[robot] for robot, members in robots.items() for member in members}
 
 
-def _quantile(bins: np.ndarray, q: float, count: int) -> float:
-    """The middle of the bin of the sample with rank floor(q (count - 1))."""
-    number = int(np.searchsorted(np.cumsum(bins), math.floor(q * (count - 1)), side="right")) - NUM_BINS
-    middle = 2 * math.exp(GAMMA * (abs(number) + LOWEST_BIN - 1)) / (math.exp(GAMMA) + 1)
-    return math.copysign(middle, number) if number else 0.0
-
-
-def summarize(columns: Trajectory, trajectories: Trajectories, form: ModuleType, space: ActionSpace) -> dict[str, Any]:
-    """Statistics of a table, as dataset_statistics.json has them, without `key`."""
-    action, proprio = Summary(space.action_width), Summary(space.proprio_width)
-    chunk, left_out = Chunk(space.horizon), 0
-    for start in range(0, trajectories.num_steps, BLOCK):
-        rows = np.arange(start, min(start + BLOCK, trajectories.num_steps))
-        finite = columns["finite"][rows]
-        steps = {key: column[rows] for key, column in columns.items()}
-        future, mask = trajectories.chunk(chunk, rows)
-        valid = mask & finite[:, None] & columns["finite"][future]
-        action.add(form.targets(steps, {key: column[future] for key, column in columns.items()})[valid])
-        proprio.add(form.proprio(steps)[finite])
-        left_out += int((~finite).sum())
-    if left_out:
-        LOG.warning("statistics: %d of %d steps are not finite and left out", left_out, trajectories.num_steps)
-    if not action.count:
-        raise InputError("statistics: not one step has a valid, finite target; the split cannot be trained on")
-    return {
-        "action": action.tree(space.dimensions),
-        "proprio": proprio.tree(space.proprio),
-        "num_transitions": trajectories.num_steps,
-        "num_trajectories": trajectories.num_episodes,
-    }
-
-
-def statistics_key(dataset: Dataset, index: Index, table: Table, space: ActionSpace) -> str:
-    """Changes with the data, the standardisation, the action space's code and its layout."""
-    form = f"data_pipelines.action_spaces.{space.form}"
-    parts = [index.directory.version, *(shard["digest"] for shard in index.tree["shards"]), dataset.source_digest]
-    parts += [table.digest, source_digest(form), source_digest(__name__), space.form, str(space.horizon)]
-    parts += [repr(space.dimensions), repr(space.proprio)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+def _pooled(members: list[DatasetStatistics]) -> DatasetStatistics:
+    if len(members) == 1:
+        return members[0]
+    summary = Summary(members[0].space)
+    made_from: dict[str, str] = {}
+    for member in sorted(members, key=lambda member: member.dataset):
+        summary.merge(member.summary)
+        made_from |= {f"{member.dataset}: {part}": value for part, value in member.made_from.items()}
+    return dataclasses.replace(members[0], summary=summary, made_from=made_from)
 
 
 def open_statistics(
-    dataset: Dataset, index: Index, table: Table, form: ModuleType, space: ActionSpace, cache: Path
-) -> dict[str, Any]:
+    dataset: Dataset, index: Index, table: Table, space: ActionSpace, cache: Path, *, jobs: int = 1
+) -> DatasetStatistics:
     """From the cache where its key still holds, else computed and cached."""
-    key = statistics_key(dataset, index, table, space)
-    path = split_cache(index.directory, index.split, cache) / f"statistics-{key[:16]}.json"
-    try:
-        tree = json.loads(path.read_text())
-        if tree["key"] == key:
-            return tree
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if path.exists():
-            LOG.warning("%s: damaged, computed again (%s)", path, error)
-    trajectories = Trajectories(index.first_step, table.columns["target_valid"])
-    try:
-        tree = summarize(table.columns, trajectories, form, space) | {"key": key}
-    except InputError as error:
-        raise InputError(f"{index.directory.path}: split {index.split!r}: {error}") from error
-    write_json(path, tree)
-    return tree
+    required = find_action_space(space.form).REQUIRED
+    if missing := [key for key in required if key not in table.columns]:
+        raise InputError(
+            f"dataset {dataset.spec.name}: it cannot be mapped into the action space {space.form!r}, which needs "
+            f"{missing}; it gives {sorted(table.columns)}"
+        )
+    empty = DatasetStatistics(
+        dataset.spec.name, dataset.spec.robot, space, Summary(space), _made_from(dataset, index, space)
+    )
+    home = split_cache(index.directory, index.split, cache)
+    path = home / f"statistics-{empty.key[:16]}.npz"
+
+    def find() -> DatasetStatistics | None:
+        try:
+            with StoredPart(path) as arrays:
+                return dataclasses.replace(empty, summary=Summary.load(arrays, space))
+        except PartLostError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                LOG.warning("damaged, computed again: %s", error)
+            return None
+
+    def build() -> None:
+        work = statistics_work(index, table, space, home / "parts")
+        with made(work, jobs=jobs if index.num_steps > SMALL_SPLIT_STEPS else 1):
+            summary = Summary(space)
+            for part in work.parts():
+                summary.merge(Summary.load(part, space))
+        _check(summary, f"{index.directory.path}: split {index.split!r}")
+        write_json(path.with_suffix(".json"), dataclasses.replace(empty, summary=summary).tree())
+        write_part(path, summary.arrays())
+
+    return find_or_build(find, build)
+
+
+def statistics_work(index: Index, table: Table, space: ActionSpace, parts: Path) -> Work[int]:
+    """By number of the shard."""
+    units = {part_name(number, shard["digest"]): number for number, shard in enumerate(index.tree["shards"])}
+    make = functools.partial(_make_part, index=dataclasses.replace(index), folder=table.folder, space=space)
+    return Work(parts / part_folder(table.shard_digest, space), units, make, f"statistics {index.directory.name}")
+
+
+def part_folder(table_part: str, space: ActionSpace) -> str:
+    """Args: table_part: the folder of the parts of the table."""
+    return f"statistics-{part_digest(table_part, space, *_code(space).values())}"
+
+
+def summarize_shard(columns: Trajectory, num_steps: np.ndarray, space: ActionSpace) -> Part:
+    return summarize(columns, num_steps, space).arrays()
+
+
+def _make_part(number: int, index: Index, folder: Path, space: ActionSpace) -> Part:
+    rows, num_steps = index.shard_steps(number)
+    columns = read_columns(folder, index.num_steps)
+    return summarize_shard({key: column[rows] for key, column in columns.items()}, num_steps, space)
+
+
+def _check(summary: Summary, where: str) -> None:
+    if summary.num_left_out:
+        LOG.warning(
+            "%s: statistics: %d of %d steps are not finite and left out", where, summary.num_left_out, summary.num_steps
+        )
+    if not summary.action.count:
+        raise InputError(
+            f"{where}: statistics: not one step has a valid, finite target; the split cannot be trained on"
+        )
+
+
+def _made_from(dataset: Dataset, index: Index, space: ActionSpace) -> dict[str, str]:
+    """Of the code, only what decides numbers, by file."""
+    shards = [shard["digest"] for shard in index.tree["shards"]]
+    layout = part_digest(repr(space.dimensions), repr(space.proprio))
+    return {
+        "version": index.directory.version,
+        "shards": f"{len(shards)}, digest {part_digest(*shards)}",
+        "features.json": part_digest(index.tree["declared"]),
+        "SPEC.numbers": ", ".join(dataset.spec.numbers),
+        "standardization": f"{dataset.standardize.__module__}.{dataset.standardize.__name__}",
+        "action space": f"{space.form}, horizon {space.horizon}, dimensions {layout}",
+        **{path: digest[:16] for path, digest in sorted((dataset.sources | _code(space)).items())},
+    }
+
+
+def _code(space: ActionSpace) -> dict[str, str]:
+    modules = (standardize_episodes.__module__, summarize.__module__, f"data_pipelines.action_spaces.{space.form}")
+    return {path: digest for module in modules for path, digest in source_digests(module).items()}

@@ -1,133 +1,75 @@
-"""Mergeable count, moments, extremes and quantile sketch of vectors.
+"""What a dataset's actions and proprio are like in an action space, from the table alone: no picture is read.
 
-Mean and variance by Chan's update. Quantiles by a histogram of logarithmic bins (DDSketch, arXiv 1908.10693), of which
-only the filled ones are held: a quantile is within RELATIVE_ERROR of the sample at its rank; magnitudes below SMALLEST
-count as 0, those above LARGEST as the extreme. Merging adds no error to quantiles, whatever the order; moments are the
-same bits where parts are merged in the same order.
+Targets are pooled over the valid entries of the chunks at every step, proprio over all steps. Rows that are not finite
+are left out and counted. Summaries of shards or datasets merge (`sketch.py` says how exactly).
 
-Axes: n rows, d dimensions.
+Axes: n rows, h horizon, episode, step (all episodes in order).
 """
 
-import itertools
-import math
+import importlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from vla_jax.types import Dimension
+from data_pipelines.schema import Trajectory
+from data_pipelines.sketch import Sketch
+from data_pipelines.trajectories import Trajectories
+from data_pipelines.transforms.chunk import Chunk
+from vla_jax.types import ActionSpace
 
-RELATIVE_ERROR = 1e-4
-GAMMA = math.log((1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR))
-SMALLEST = 1e-9
-LARGEST = 1e9
-LOWEST_BIN = math.ceil(math.log(SMALLEST) / GAMMA)
-NUM_BINS = math.ceil(math.log(LARGEST) / GAMMA) - LOWEST_BIN + 1
-"""On each side of 0."""
-ALL_BINS = 2 * NUM_BINS + 1
-"""Of a dimension; the middle one holds magnitudes below SMALLEST. Bins of all dimensions are numbered through."""
-MOST_PENDING = 1 << 20
-ARRAYS = ("count", "mean", "squares", "low", "high", "bins", "bin_counts")
+BLOCK = 8192
+COUNTS = ("num_steps", "num_episodes", "num_left_out")
 
 
 class Summary:
-    def __init__(self, width: int):
-        self.count = 0
-        self.mean, self.squares = np.zeros(width), np.zeros(width)
-        self.low, self.high = np.full(width, np.inf), np.full(width, -np.inf)
-        self._bins, self._bin_counts = np.zeros(0, np.int32), np.zeros(0, np.int64)
-        self._pending: list[np.ndarray] = []
+    def __init__(self, space: ActionSpace):
+        self.action, self.proprio = Sketch(space.action_width), Sketch(space.proprio_width)
+        self.num_steps, self.num_episodes, self.num_left_out = 0, 0, 0
 
     @classmethod
-    def load(cls, arrays: Mapping[str, np.ndarray], prefix: str) -> "Summary":
-        """KeyError or ValueError where they are not those that `arrays` gives."""
-        loaded = {name: arrays[prefix + name] for name in ARRAYS}
-        summary = cls(len(loaded["mean"]))
-        summary.count = int(loaded["count"])
-        summary.mean, summary.squares, summary.low, summary.high = (loaded[name] for name in ARRAYS[1:5])
-        summary._bins, summary._bin_counts = loaded["bins"], loaded["bin_counts"]
+    def load(cls, arrays: Mapping[str, np.ndarray], space: ActionSpace) -> "Summary":
+        summary = cls(space)
+        summary.action, summary.proprio = Sketch.load(arrays, "action_"), Sketch.load(arrays, "proprio_")
+        for name in COUNTS:
+            setattr(summary, name, int(arrays[name]))
         return summary
 
-    def arrays(self, prefix: str) -> dict[str, np.ndarray]:
-        bins, counts = self.histogram()
-        values = (np.array(self.count), self.mean, self.squares, self.low, self.high, bins, counts)
-        return {prefix + name: value for name, value in zip(ARRAYS, values)}
-
-    def add(self, x: np.ndarray) -> None:
-        """Args: x: [n, d], finite."""
-        if not len(x):
-            return
-        columns = np.ascontiguousarray(x.T, np.float64)
-        mean = columns.mean(1)
-        deviation = columns - mean[:, None]
-        squares = np.einsum("dn,dn->d", deviation, deviation)
-        self._merge_moments(len(x), mean, squares, columns.min(1), columns.max(1))
-        self._pending.append((_bins(columns) + ALL_BINS * np.arange(len(columns), dtype=np.int32)[:, None]).reshape(-1))
-        if sum(map(len, self._pending)) > MOST_PENDING:
-            self.histogram()
+    def arrays(self) -> dict[str, np.ndarray]:
+        counts = {name: np.array(getattr(self, name)) for name in COUNTS}
+        return counts | self.action.arrays("action_") | self.proprio.arrays("proprio_")
 
     def merge(self, other: "Summary") -> None:
-        self._merge_moments(other.count, other.mean, other.squares, other.low, other.high)
-        self._add_bins(*other.histogram())
+        self.action.merge(other.action)
+        self.proprio.merge(other.proprio)
+        for name in COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
-    def histogram(self) -> tuple[np.ndarray, np.ndarray]:
-        """The filled bins, rising, int32, and their counts, int64."""
-        if self._pending:
-            pending, self._pending = np.concatenate(self._pending), []
-            self._add_bins(*np.unique(pending, return_counts=True))
-        return self._bins, self._bin_counts
-
-    def quantile(self, q: float) -> np.ndarray:
-        """Of each dimension, near the sample with rank floor(q (count - 1))."""
-        bins, counts = self.histogram()
-        bounds = np.searchsorted(bins, ALL_BINS * np.arange(len(self.mean) + 1))
-        rank = math.floor(q * (self.count - 1))
-        values = []
-        for dimension, (start, end) in enumerate(itertools.pairwise(bounds)):
-            place = start + int(np.searchsorted(np.cumsum(counts[start:end]), rank, side="right"))
-            values.append(_middle(int(bins[place]) - dimension * ALL_BINS - NUM_BINS))
-        return np.clip(values, self.low, self.high)
-
-    def tree(self, dimensions: tuple[Dimension, ...]) -> dict[str, list]:
-        """`action` or `proprio` of dataset_statistics.json."""
-        numbers = {
-            "mean": self.mean,
-            "std": np.sqrt(self.squares / self.count),
-            "min": self.low,
-            "max": self.high,
-            "q01": self.quantile(0.01),
-            "q99": self.quantile(0.99),
+    def tree(self, space: ActionSpace) -> dict[str, Any]:
+        """A dataset's part of dataset_statistics.json, without `key` and `made_from`."""
+        return {
+            "action": self.action.tree(space.dimensions),
+            "proprio": self.proprio.tree(space.proprio),
+            "num_transitions": self.num_steps,
+            "num_trajectories": self.num_episodes,
         }
-        mask = [dimension.normalize for dimension in dimensions]
-        return {key: value.tolist() for key, value in numbers.items()} | {"mask": mask}
-
-    def _merge_moments(
-        self, count: int, mean: np.ndarray, squares: np.ndarray, low: np.ndarray, high: np.ndarray
-    ) -> None:
-        if not count:
-            return
-        total, difference = self.count + count, mean - self.mean
-        self.mean = self.mean + difference * count / total
-        self.squares = self.squares + squares + difference**2 * self.count * count / total
-        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
-        self.count = total
-
-    def _add_bins(self, bins: np.ndarray, counts: np.ndarray) -> None:
-        merged = np.union1d(self._bins, bins)
-        total = np.zeros(len(merged), np.int64)
-        for some, number in ((self._bins, self._bin_counts), (bins, counts)):
-            total[np.searchsorted(merged, some)] += number
-        self._bins, self._bin_counts = merged.astype(np.int32), total
 
 
-def _bins(x: np.ndarray) -> np.ndarray:
-    """Numbers that rise with x, int32, 0 to ALL_BINS - 1."""
-    magnitude = np.abs(x)
-    number = np.ceil(np.log(np.clip(magnitude, SMALLEST, LARGEST)) * (1 / GAMMA)).astype(np.int32)
-    number = np.clip(number - (LOWEST_BIN - 1), 1, NUM_BINS)
-    return NUM_BINS + np.where(magnitude < SMALLEST, 0, np.where(x < 0, -number, number))
-
-
-def _middle(number: int) -> float:
-    """The middle of a bin, counted from 0."""
-    middle = 2 * math.exp(GAMMA * (abs(number) + LOWEST_BIN - 1)) / (math.exp(GAMMA) + 1)
-    return math.copysign(middle, number) if number else 0.0
+def summarize(columns: Trajectory, num_steps: np.ndarray, space: ActionSpace) -> Summary:
+    """Args: columns: of a table; num_steps: int64[episode]."""
+    form = importlib.import_module(f"data_pipelines.action_spaces.{space.form}")
+    used = [key for key in (*form.REQUIRED, *getattr(form, "OPTIONAL", ()), "finite") if key in columns]
+    columns = {key: np.asarray(columns[key]) for key in used}
+    trajectories = Trajectories(np.append(0, np.cumsum(num_steps)), columns["target_valid"])
+    summary, chunk = Summary(space), Chunk(space.horizon)
+    summary.num_steps, summary.num_episodes = trajectories.num_steps, trajectories.num_episodes
+    for start in range(0, trajectories.num_steps, BLOCK):
+        rows = np.arange(start, min(start + BLOCK, trajectories.num_steps))
+        finite = columns["finite"][rows]
+        steps = {key: column[rows] for key, column in columns.items()}
+        future, mask = trajectories.chunk(chunk, rows)
+        ahead = {key: column[future] for key, column in columns.items()}
+        summary.action.add(form.targets(steps, ahead)[mask & finite[:, None] & ahead["finite"]])
+        summary.proprio.add(form.proprio(steps)[finite])
+        summary.num_left_out += int((~finite).sum())
+    return summary

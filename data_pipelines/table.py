@@ -33,6 +33,8 @@ class Table:
     columns: Trajectory
     digest: str
     folder: Path
+    shard_digest: str
+    """Of what the rows of a shard are made from, beside the shard."""
 
 
 def open_table(dataset: Dataset, index: Index, cache: Path, *, jobs: int = 1) -> Table:
@@ -44,7 +46,8 @@ def open_table(dataset: Dataset, index: Index, cache: Path, *, jobs: int = 1) ->
     def find() -> Table | None:
         if folder.is_dir():
             with contextlib.suppress(ValueError, OSError, KeyError):
-                return Table(read_columns(folder, index.num_steps), digest, folder)
+                columns = read_columns(folder, index.num_steps)
+                return Table(columns, digest, folder, part_folder(dataset, index.tree["declared"]))
             LOG.warning("%s: damaged, built again", folder)
         return None
 

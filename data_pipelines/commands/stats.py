@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from data_pipelines.action_spaces import relative_pose
 from data_pipelines.cache import write_json
 from data_pipelines.command_line import add_cache, add_directory, add_jobs, check_writable
-from data_pipelines.discovery import find_action_space, find_dataset
+from data_pipelines.discovery import find_dataset
 from data_pipelines.index.dataset_directory import read_directory
 from data_pipelines.index.sidecar import open_index
 from data_pipelines.recipe import load_recipe
@@ -42,9 +42,9 @@ def run(options: argparse.Namespace) -> int:
     directory = read_directory(options.directory)
     dataset = find_dataset(directory.name)
     index = open_index(directory, options.split, options.cache, jobs=options.jobs)
-    table = open_table(dataset, index, options.cache)
-    form = find_action_space(space.form)
-    tree = {directory.name: open_statistics(dataset, index, table, form, space, options.cache)}
+    table = open_table(dataset, index, options.cache, jobs=options.jobs)
+    statistics = open_statistics(dataset, index, table, space, options.cache, jobs=options.jobs)
+    tree = {directory.name: statistics.tree()}
     if options.json:
         write_json(options.json, tree)
     _print_table(tree[directory.name], space)

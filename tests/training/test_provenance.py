@@ -1,6 +1,8 @@
 """What binds the later starts of a run: its configuration once it has trained, and its vocabulary."""
 
 import dataclasses
+import json
+import re
 import shutil
 
 import pytest
@@ -89,3 +91,33 @@ def test_a_source_is_asked_for_again_until_there_is_a_checkpoint(run, config, so
         provenance.refuse_forgotten_source(run, None)
     run.step(5).mkdir(parents=True)
     provenance.refuse_forgotten_source(run, None)
+
+
+SHARDS, POSE = "2, digest aaaa", {"data_pipelines/conventions/pose.py": "1111"}
+SAVED = {"a": {"key": "1" * 64, "made_from": {"version": "1.0.0", "shards": SHARDS, **POSE}}}
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        (
+            {"a": {"key": "2", "made_from": SAVED["a"]["made_from"] | {"version": "2.0.0"}}},
+            "version: 1.0.0 in the run, 2",
+        ),
+        (
+            {"a": {"key": "2", "made_from": {"version": "1.0.0", "shards": SHARDS}}},
+            "What differs: data_pipelines/conventions/pose.py: 1111 in the run, none now. Restore",
+        ),
+        ({"a": {"key": "2"}}, "What differs: its shards, its version or the code that standardises them"),
+        ({}, "What differs: it is in the mixture only in the run"),
+        (
+            SAVED | {"b": {"key": "3"}},
+            "dataset b has key None in the run, 3 now. What differs: it is in the mixture only now",
+        ),
+    ],
+)
+def test_other_data_are_refused_with_the_part_that_differs(run, now, message):
+    (run.path / "dataset_statistics.json").write_text(json.dumps(SAVED))
+    provenance.refuse_other_data(run.path, SAVED)
+    with pytest.raises(InputError, match=re.escape(message)):
+        provenance.refuse_other_data(run.path, now)

@@ -164,6 +164,7 @@ def test_other_data_are_refused_for_a_run_that_stands(main, tiny_run, other_data
     ]
     assert len(set(keys)) == 2
     assert f"6/dataset_statistics.json: dataset bridge_dataset has key {keys[0]} in the run, {keys[1]} now" in error
+    assert "What differs: shards: " in error
     assert "--init-from" in error
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 

@@ -53,13 +53,24 @@ def refuse_other_data(checkpoint: Path, statistics: dict[str, Any]) -> None:
     path = checkpoint / "dataset_statistics.json"
     saved = read_json(path)
     for name in sorted(saved.keys() | statistics.keys()):
-        before, now = (tree.get(name, {}).get("key") for tree in (saved, statistics))
-        if before != now:
+        before, now = saved.get(name, {}), statistics.get(name, {})
+        if before.get("key") != now.get("key"):
             raise InputError(
-                f"{path}: dataset {name} has key {before} in the run, {now} now: its shards, its version or the code "
-                "that standardises them differ. Restore what the run was started with, or start a new one in another "
+                f"{path}: dataset {name} has key {before.get('key')} in the run, {now.get('key')} now. What differs: "
+                f"{_differences(before, now)}. Restore what the run was started with, or start a new one in another "
                 "--run-dir with --init-from this one"
             )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Between what two statistics of a dataset were made from."""
+    if not (before and now):
+        return "it is in the mixture only " + ("in the run" if before else "now")
+    old, new = before.get("made_from", {}), now.get("made_from", {})
+    if not (old and new):
+        return "its shards, its version or the code that standardises them"
+    changed = sorted(part for part in old.keys() | new.keys() if old.get(part) != new.get(part))
+    return "; ".join(f"{part}: {old.get(part, 'none')} in the run, {new.get(part, 'none')} now" for part in changed)
 
 
 def refuse_forgotten_source(run: RunDirectory, init_from: Path | None) -> None:
