@@ -5,6 +5,7 @@
 The data are generated: Bridge's features, pictures of 256 x 256 (smooth shapes with noise, JPEG quality 90, about
 18 kB, like the design study's). The floor decodes the same bytes with simplejpeg into one buffer, in one thread. CPU
 time is that of the whole process, all threads, so that other load on the machine matters little; repeats interleave.
+The mixture is of 25 datasets of equal weight, each of Bridge's features, a 25th of the episodes and its own shards.
 """
 
 import argparse
@@ -12,6 +13,8 @@ import dataclasses
 import json
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,6 +33,17 @@ from tests.rlds_episodes import write_bridge
 from vla_jax.types import CameraRequirement, DataRequirements
 
 SIZE, WINDOW, HORIZON, BATCH, STEPS = 256, 2, 4, 64, 38
+DATASETS = 25
+FRESH_PROCESS = """
+import sys, time
+start = time.perf_counter()
+from pathlib import Path
+from benchmarks.data_pipeline import SIZE, _open
+imported = time.perf_counter()
+with _open(Path(sys.argv[1]), SIZE, None).batches(0) as batches:
+    next(batches)
+print(imported - start, time.perf_counter() - imported)
+"""
 
 
 def main() -> None:
@@ -56,16 +70,15 @@ def measure(root: Path, options: argparse.Namespace) -> dict:
     start = time.process_time()
     plain = _open(root, SIZE, None)
     opened = time.process_time() - start
+    imports, first_batch = _first_batch_of_a_fresh_process(root)
     cases = {
         "no augmentation, 256 to 256": plain,
         "no augmentation, 256 to 224": _open(root, 224, None),
         "crop, 256 to 224": _open(root, 224, CropConfig()),
         "window of 12, horizon 12, 256 to 256": _open(root, SIZE, None, window=12, horizon=12, batch=16),
+        "no augmentation, episode access": _open(root, SIZE, None, access="episode"),
+        f"no augmentation, mixture of {DATASETS}": _mixed(root, plain, options.episodes),
     }
-    start = time.perf_counter()
-    with plain.batches(0) as batches:
-        next(batches)
-    first_batch = time.perf_counter() - start
     costs: dict[str, list[float]] = {"floor: simplejpeg alone": [], **{name: [] for name in cases}}
     for repeat in range(options.repeats):
         costs["floor: simplejpeg alone"].append(_floor(plain))
@@ -79,12 +92,36 @@ def measure(root: Path, options: argparse.Namespace) -> dict:
         "index_table_statistics_cpu_seconds": opened,
         "steps_indexed": index.num_steps,
         "seconds_to_first_batch": first_batch,
+        "seconds_of_imports_before": imports,
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
-def _open(root: Path, size: int, crop: CropConfig | None, *, window=WINDOW, horizon=HORIZON, batch=BATCH) -> Pipeline:
-    data = DataConfig(root=str(root), mixture=(MixtureEntry(name="bridge_dataset"),), crop=crop)
+def _first_batch_of_a_fresh_process(root: Path) -> tuple[float, float]:
+    """Seconds of imports, then from configuration to batch; index, table and statistics are there."""
+    command = [sys.executable, "-c", FRESH_PROCESS, str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    imports, batch = map(float, done.stdout.split())
+    return imports, batch
+
+
+def _mixed(root: Path, plain: Pipeline, num_episodes: int) -> Pipeline:
+    """The datasets are 25 of one name, which a configuration cannot say."""
+    sources = []
+    for number in range(DATASETS):
+        folder = root / f"part{number}"
+        lengths = (STEPS,) * max(1, num_episodes // DATASETS)
+        write_bridge(folder, lengths=lengths, size=(8, 8), shards=1, edit=_real_pictures())
+        sources += _open(folder, SIZE, None).sources
+    sizes = tuple(len(source.anchors) for source in sources)
+    mixture = dataclasses.replace(plain.mixture, sizes=sizes, weights=(1 / DATASETS,) * DATASETS)
+    return dataclasses.replace(plain, mixture=mixture, assembler=dataclasses.replace(plain.assembler, sources=sources))
+
+
+def _open(
+    root: Path, size: int, crop: CropConfig | None, *, window=WINDOW, horizon=HORIZON, batch=BATCH, access="frame"
+) -> Pipeline:
+    data = DataConfig(root=str(root), mixture=(MixtureEntry(name="bridge_dataset"),), crop=crop, access=access)
     requirements = DataRequirements(
         action_space=relative_pose.action_space(horizon, "gaussian"),
         cameras=(CameraRequirement(slot="primary", height=size, width=size),),
