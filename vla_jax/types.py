@@ -30,6 +30,9 @@ Parameters = dict[str, jax.Array]
 # What a policy declares: its action space and what it reads.
 
 
+Normalization = Literal["none", "gaussian", "bounds", "quantile"]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dimension:
     """One dimension of an action or proprio vector."""
@@ -53,7 +56,7 @@ class ActionSpace:
     """Future actions predicted at each window step."""
     dimensions: tuple[Dimension, ...]
     proprio: tuple[Dimension, ...]
-    normalization: Literal["none", "gaussian", "bounds", "quantile"] = "none"
+    normalization: Normalization = "none"
     """`gaussian`: (x - mean) / std. `bounds`: min..max to [-1, 1], clipped; `quantile`: q01..q99. Per dataset."""
 
     def __post_init__(self):

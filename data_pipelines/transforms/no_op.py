@@ -9,11 +9,8 @@ import dataclasses
 
 import numpy as np
 
-from data_pipelines.conventions.pose import rotation
+from data_pipelines.conventions.motion import delta_between
 from data_pipelines.schema import Trajectory
-
-READS = ("delta", "pose", "target_pose", "target_gripper")
-"""Columns, of which `delta` or both poses are needed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +19,10 @@ class NoOps:
     """In the unit of the column `delta`; without it, of the way from pose to commanded pose in metres and radians."""
 
     def __call__(self, columns: Trajectory, first_step: np.ndarray) -> np.ndarray:
-        """bool[n]. Args: first_step: int64[episode + 1]. Steps with numbers that are not finite are none."""
-        motion = columns["delta"] if "delta" in columns else _motion(columns)
+        """bool[n]. Args: columns: `delta`, or `pose` and `target_pose`; `target_gripper` where there is one. first_step:
+        int64[episode + 1]. Steps with numbers that are not finite are none.
+        """
+        motion = columns["delta"] if "delta" in columns else delta_between(columns["pose"], columns["target_pose"])
         still = np.linalg.norm(motion.astype(np.float64), axis=1) < self.threshold
         if "target_gripper" in columns:
             gripper = columns["target_gripper"]
@@ -36,14 +35,3 @@ class NoOps:
 
 def can_tell(columns: Trajectory) -> bool:
     return "delta" in columns or {"pose", "target_pose"} <= columns.keys()
-
-
-def _motion(columns: Trajectory) -> np.ndarray:
-    pose, target = columns["pose"], columns["target_pose"]
-    finite = np.isfinite(pose).all(1) & np.isfinite(target).all(1)
-    motion = np.full((len(pose), 6), np.inf)
-    here, there = pose[finite], target[finite]
-    if len(here):
-        turn = (rotation(here).inv() * rotation(there)).as_rotvec()
-        motion[finite] = np.concatenate([there[:, :3].astype(np.float64) - here[:, :3], turn], axis=1)
-    return motion
