@@ -76,8 +76,21 @@ COMMANDED = {
     "aloha1_put_X_into_pot_300_demos": Gripper("action", 13, 1, 0),
     "aloha_static_dataset": Gripper("action", 13, 1, 0),
     "aloha_mobile_dataset": Gripper("action", 13, 1, 0),
+    "utokyo_pr2_opening_fridge_converted_externally_to_rlds": Gripper("action", 6, 0, 1),
+    "utokyo_xarm_pick_and_place_converted_externally_to_rlds": Gripper("action", 6, 0, 1),
+    "robo_net": Gripper("action", 4, -1, 1),
+    "berkeley_mvp_converted_externally_to_rlds": Gripper("action", 7, 0, 1),
+    "berkeley_rpt_converted_externally_to_rlds": Gripper("action", 7, 0, 1),
+    "stanford_mask_vit_converted_externally_to_rlds": Gripper("action", 4, -1, 1),
+    "tokyo_u_lsmo_converted_externally_to_rlds": Gripper("action", 6, 0, 1),
+    "dlr_sara_pour_converted_externally_to_rlds": Gripper("action", 6, 0, 1),
+    "dlr_edan_shared_control_converted_externally_to_rlds": Gripper("action", 6, 0, 1),
+    "imperialcollege_sawyer_wrist_cam": Gripper("action", 6, 0, 1),
+    "iamlab_cmu_pickup_insert_converted_externally_to_rlds": Gripper("action", 7, 1, 0),
 }
 """By the name of the file: what `target_gripper` is made from."""
+COMMANDED_BY_NEXT_STATE = {"stanford_robocook_converted_externally_to_rlds"}
+"""Files whose `target_gripper` is the openness measured at the next step."""
 MEASURED = {
     "fractal20220817_data": Gripper("observation/gripper_closed", 0, 0, 1),
     "kuka": Gripper("observation/gripper_closed", 0, 0, 1),
@@ -104,6 +117,14 @@ MEASURED = {
     "aloha1_put_X_into_pot_300_demos": Gripper("observation/state", 13, 1, 0),
     "aloha_static_dataset": Gripper("observation/state", 13, 1, 0),
     "aloha_mobile_dataset": Gripper("observation/state", 13, 1, 0),
+    "utokyo_pr2_opening_fridge_converted_externally_to_rlds": Gripper("observation/state", 6, 86.66, 0),
+    "berkeley_mvp_converted_externally_to_rlds": Gripper("observation/gripper", None, 0, 1),
+    "berkeley_rpt_converted_externally_to_rlds": Gripper("observation/gripper", None, 0, 1),
+    "stanford_mask_vit_converted_externally_to_rlds": Gripper("observation/end_effector_pose", 4, 1, 0),
+    "tokyo_u_lsmo_converted_externally_to_rlds": Gripper("observation/state", 12, 0, 1),
+    "dlr_edan_shared_control_converted_externally_to_rlds": Gripper("observation/state", 6, 0, 1),
+    "stanford_robocook_converted_externally_to_rlds": Gripper("observation/state", 6, 0.08, 0),
+    "iamlab_cmu_pickup_insert_converted_externally_to_rlds": Gripper("observation/state", 7, 1, 0),
 }
 """By the name of the file: what `gripper` is made from."""
 
@@ -123,6 +144,10 @@ def _after(count: int) -> Callable[[np.random.Generator, int], np.ndarray]:
     )
 
 
+def _constant(value: float, width: int) -> Callable[[np.random.Generator, int], np.ndarray]:
+    return lambda generator, length: np.full((length, width), value)
+
+
 def _zero_from(first: int, count: int) -> Callable[[np.random.Generator, int], np.ndarray]:
     return lambda generator, length: generator.normal(size=(length, count)) * (np.arange(count) < first)
 
@@ -133,6 +158,8 @@ PARTICULAR = {
     ("austin_sailor_dataset_converted_externally_to_rlds", "observation/state_ee"): _after(0),
     ("austin_sirius_dataset_converted_externally_to_rlds", "observation/state_ee"): _after(0),
     ("libero_spatial_no_noops", "observation/state"): _zero_from(6, 8),
+    ("stanford_mask_vit_converted_externally_to_rlds", "observation/low_bound"): _constant(0, 5),
+    ("stanford_mask_vit_converted_externally_to_rlds", "observation/high_bound"): _constant(1, 5),
 }
 """By file and key: [time, ...]."""
 UNPUBLISHED = {

@@ -13,7 +13,14 @@ from data_pipelines.index.sidecar import open_index
 from data_pipelines.pipeline import open_pipeline
 from data_pipelines.schema import COLUMNS
 from data_pipelines.table import open_table
-from tests.oxe_episodes import COMMANDED, INSTRUCTION, MEASURED, OPEN_CLOSED, write_dataset
+from tests.oxe_episodes import (
+    COMMANDED,
+    COMMANDED_BY_NEXT_STATE,
+    INSTRUCTION,
+    MEASURED,
+    OPEN_CLOSED,
+    write_dataset,
+)
 from tests.oxe_trees import compact, read, tree_of
 from vla_jax.types import CameraRequirement, DataRequirements
 
@@ -121,8 +128,10 @@ def _check_batch(root, spec, form, columns):
 
 def _check_gripper(columns, key, grippers, file):
     if key in columns:
-        assert file in grippers, f"{file} gives {key}: say in tests/oxe_episodes.py what its raw gripper is"
-        np.testing.assert_allclose(columns[key], OPEN_CLOSED * 2, atol=1e-6, err_msg=key)
+        follows = key == "target_gripper" and file in COMMANDED_BY_NEXT_STATE
+        assert follows or file in grippers, f"{file} gives {key}: say in tests/oxe_episodes.py what its raw gripper is"
+        expected = (*OPEN_CLOSED[1:], OPEN_CLOSED[-1]) if follows else OPEN_CLOSED
+        np.testing.assert_allclose(columns[key], expected * 2, atol=1e-6, err_msg=key)
 
 
 def _open(root, spec, space, standardization="correct"):
