@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.normalization import Normalizer
+from data_pipelines.normalization import Normalizer, stack
 from data_pipelines.source import BadRecordError, Source
 from data_pipelines.transforms.boxes import MoveBoxes
 from data_pipelines.transforms.chunk import Chunk
@@ -142,15 +142,41 @@ class Assembler:
         proprio = np.zeros((b, w, space.proprio_width), np.float32)
         action = np.zeros((b, w, space.horizon, space.action_width), np.float32)
         action_mask = np.zeros(action.shape, bool)
-        for number in np.unique(dataset):
-            here = dataset == number
-            normalize_action, normalize_proprio = self.normalizers[number]
-            state, target, valid = self.sources[number].numbers(rows[here].reshape(-1))
-            proprio[here] = normalize_proprio(state).reshape(-1, *proprio.shape[1:])
-            action[here] = normalize_action(target).reshape(-1, *action.shape[1:])
-            supervised = valid.reshape(-1, w, space.horizon) & mask[here][:, :, None]
-            action_mask[here] = supervised[..., None] & self.sources[number].available
+        here = {int(number): np.flatnonzero(dataset == number) for number in np.unique(dataset)}
+        alike: dict[tuple, list[int]] = {}
+        for number in here:
+            alike.setdefault(self.sources[number].layout, []).append(number)
+        for numbers in alike.values():
+            places = np.concatenate([here[number] for number in numbers])
+            state, target, valid = self._raw([(self.sources[n], rows[here[n]].reshape(-1)) for n in numbers])
+            owner = dataset[places]
+            normalize_action, normalize_proprio = self._stacked
+            proprio[places] = normalize_proprio[owner.repeat(w)](state).reshape(-1, *proprio.shape[1:])
+            action[places] = normalize_action[owner.repeat(w)[:, None]](target).reshape(-1, *action.shape[1:])
+            supervised = valid.reshape(-1, w, space.horizon) & mask[places][:, :, None]
+            action_mask[places] = supervised[..., None] & self._available[owner][:, None, None]
         return proprio, action, action_mask
+
+    def _raw(self, parts: list[tuple[Source, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`Source.numbers` of steps of several sources of one layout, one after the other."""
+        source = parts[0][0]
+        if len(parts) == 1:
+            return source.numbers(parts[0][1])
+        gathered = [other.gather(rows, other.chunk) for other, rows in parts]
+        steps, ahead = ({key: np.concatenate([g[i][key] for g in gathered]) for key in gathered[0][i]} for i in (0, 1))
+        mask = np.concatenate([valid for _, _, valid in gathered])
+        return source.form.proprio(steps), source.form.targets(steps, ahead), mask
+
+    @functools.cached_property
+    def _stacked(self) -> tuple[Normalizer, Normalizer]:
+        actions, proprios = zip(*self.normalizers)
+        return stack(actions), stack(proprios)
+
+    @functools.cached_property
+    def _available(self) -> np.ndarray:
+        """bool[dataset, a]."""
+        width = self.requirements.action_space.action_width
+        return np.stack([np.broadcast_to(source.available, width) for source in self.sources])
 
     def _masks(self, samples: list[Sample], images: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, np.ndarray]:
         """By camera slot: the mask bool[b, ...] where the sample's dataset has the camera."""

@@ -19,6 +19,7 @@ Axes: ... any, d dimensions.
 import dataclasses
 import functools
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,9 +45,18 @@ class Normalizer:
         y = np.where(self.scale == 0, 0, (x - self.shift) / safe).astype(np.float32)
         return np.where(self.clip, np.clip(y, -1, 1), y)
 
+    def __getitem__(self, dataset: np.ndarray) -> "Normalizer":
+        """Of stacked ones, that of each row's dataset."""
+        return Normalizer(self.shift[dataset], self.scale[dataset], self.clip[dataset])
+
     def inverse(self, y: np.ndarray) -> np.ndarray:
         """Of `bounds` and `quantile`, the clipped values stay clipped."""
         return (np.asarray(y, np.float64) * self.scale + self.shift).astype(np.float32)
+
+
+def stack(normalizers: Sequence[Normalizer]) -> Normalizer:
+    """Of several datasets, to be chosen from by number."""
+    return Normalizer(*(np.stack([getattr(n, name) for n in normalizers]) for name in ("shift", "scale", "clip")))
 
 
 def normalizer(

@@ -202,8 +202,8 @@ class Source:
 
     def numbers(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Un-normalised proprio float32[n, p], action float32[n, h, a] and its mask bool[n, h] at n steps."""
-        steps = {key: column[rows] for key, column in self.columns.items()}
-        return self.form.proprio(steps), *self.targets(rows, self.chunk)
+        steps, ahead, mask = self.gather(rows, self.chunk)
+        return self.form.proprio(steps), self.form.targets(steps, ahead), mask
 
     @functools.cached_property
     def chunk(self) -> Chunk:
@@ -211,10 +211,19 @@ class Source:
 
     def targets(self, rows: np.ndarray, chunk: Chunk) -> tuple[np.ndarray, np.ndarray]:
         """Un-normalised action float32[n, h, a] and its mask bool[n, h] at n steps."""
+        steps, ahead, mask = self.gather(rows, chunk)
+        return self.form.targets(steps, ahead), mask
+
+    def gather(self, rows: np.ndarray, chunk: Chunk) -> tuple[Trajectory, Trajectory, np.ndarray]:
+        """Columns at n steps, those [n, h] of their chunks, and the chunks' mask bool[n, h]."""
         future, mask = self.trajectories.chunk(chunk, rows)
         steps = {key: column[rows] for key, column in self.columns.items()}
-        ahead = {key: column[future] for key, column in self.columns.items()}
-        return self.form.targets(steps, ahead), mask
+        return steps, {key: column[future] for key, column in self.columns.items()}, mask
+
+    @functools.cached_property
+    def layout(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Datasets of one layout can be made into actions together."""
+        return tuple((key, column.shape[1:]) for key, column in self.columns.items())
 
     def text(self, row: int, generator: Callable[[], np.random.Generator] | None) -> str:
         """An instruction, drawn evenly among those given at the step (the first without a generator); "" if none.
