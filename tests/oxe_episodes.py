@@ -62,6 +62,12 @@ COMMANDED = {
     "austin_sailor_dataset_converted_externally_to_rlds": Gripper("action", 6, -1, 1),
     "austin_sirius_dataset_converted_externally_to_rlds": Gripper("action", 6, -1, 1),
     "bc_z": Gripper("action/future/target_close", 0, 0, 1),
+    "utokyo_xarm_bimanual_converted_externally_to_rlds": Gripper("action", 13, 0, 1),
+    "utaustin_mutex": Gripper("action", 6, -1, 1),
+    "cmu_playing_with_food": Gripper("action", 7, 1, 0),
+    "cmu_play_fusion": Gripper("action", 7, 1, 0),
+    "cmu_stretch": Gripper("action", 6, 1, 0),
+    "droid": Gripper("action_dict/gripper_position", 0, 0, 1),
     "conq_hose_manipulation": Gripper("action", 6, 1, 0),
     "dobbe": Gripper("action", 6, 1, 0),
     "fmb_dataset": Gripper("action", 6, 0, 1),
@@ -89,7 +95,7 @@ COMMANDED = {
     "iamlab_cmu_pickup_insert_converted_externally_to_rlds": Gripper("action", 7, 1, 0),
 }
 """By the name of the file: what `target_gripper` is made from."""
-COMMANDED_BY_NEXT_STATE = {"stanford_robocook_converted_externally_to_rlds"}
+COMMANDED_BY_NEXT_STATE = {"berkeley_fanuc_manipulation", "stanford_robocook_converted_externally_to_rlds"}
 """Files whose `target_gripper` is the openness measured at the next step."""
 MEASURED = {
     "fractal20220817_data": Gripper("observation/gripper_closed", 0, 0, 1),
@@ -109,6 +115,10 @@ MEASURED = {
     "austin_sailor_dataset_converted_externally_to_rlds": Gripper("observation/state_gripper", 0, 0.077, 0),
     "austin_sirius_dataset_converted_externally_to_rlds": Gripper("observation/state_gripper", 0, 0.077, 0),
     "bc_z": Gripper("observation/present/sensed_close", 0, 0, 1),
+    "utaustin_mutex": Gripper("observation/state", 7, 0.08, 0),
+    "berkeley_fanuc_manipulation": Gripper("observation/state", 6, 0, 1),
+    "cmu_play_fusion": Gripper("observation/state", 7, 0.085, 0),
+    "droid": Gripper("observation/gripper_position", 0, 0, 1),
     "dobbe": Gripper("observation/gripper", 0, 1, 0),
     "fmb_dataset": Gripper("observation/state_gripper_pose", None, 0, 1),
     "libero_spatial_no_noops": Gripper("observation/state", 6, 0.08, 0),
@@ -137,6 +147,11 @@ def _matrices(generator: np.random.Generator, length: int) -> np.ndarray:
     return matrix.swapaxes(1, 2).reshape(length, 16)
 
 
+def _rows_of_matrices(generator: np.random.Generator, length: int) -> np.ndarray:
+    """[time, 4, 4], row after row."""
+    return _matrices(generator, length).reshape(length, 4, 4).swapaxes(1, 2)
+
+
 def _after(count: int) -> Callable[[np.random.Generator, int], np.ndarray]:
     """Matrices behind so many other numbers."""
     return lambda generator, length: np.concatenate(
@@ -157,6 +172,8 @@ PARTICULAR = {
     ("austin_buds_dataset_converted_externally_to_rlds", "observation/state"): _after(8),
     ("austin_sailor_dataset_converted_externally_to_rlds", "observation/state_ee"): _after(0),
     ("austin_sirius_dataset_converted_externally_to_rlds", "observation/state_ee"): _after(0),
+    ("utaustin_mutex", "observation/state"): _after(8),
+    ("uiuc_d3field", "observation/state"): _rows_of_matrices,
     ("libero_spatial_no_noops", "observation/state"): _zero_from(6, 8),
     ("stanford_mask_vit_converted_externally_to_rlds", "observation/low_bound"): _constant(0, 5),
     ("stanford_mask_vit_converted_externally_to_rlds", "observation/high_bound"): _constant(1, 5),

@@ -20,6 +20,11 @@ def delta_from_rotation_vector(displacement: np.ndarray, vector_radians: np.ndar
     return _delta(displacement, Rotation.from_rotvec(vector_radians))
 
 
+def delta_from_euler(displacement: np.ndarray, euler_radians: np.ndarray, order: str) -> np.ndarray:
+    """Turns given as Euler angles in another order than roll, pitch, yaw. Args: order: scipy's."""
+    return _delta(displacement, Rotation.from_euler(order, euler_radians))
+
+
 def delta_from_quaternion(displacement: np.ndarray, quaternion: np.ndarray) -> np.ndarray:
     """Turns given as quaternions x, y, z, w of any length; one of no length turns nothing."""
     return _delta(displacement, rotation(np.concatenate([displacement, quaternion], axis=1)))

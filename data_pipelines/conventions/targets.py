@@ -1,0 +1,39 @@
+"""Absolute targets and measured poses of datasets that publish only the other.
+
+Axes: time. Motions are those of `motion.py`: about the axes of the base.
+"""
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from data_pipelines.conventions.pose import pose_from_quaternion, rotation
+from data_pipelines.schema import Trajectory
+
+
+def pose_after(pose: np.ndarray, delta: np.ndarray) -> np.ndarray:
+    """The pose [time, 7] that each motion [time, 6] commands; NaN where one of the two is not finite."""
+    finite = np.isfinite(pose).all(1) & np.isfinite(delta).all(1)
+    turn = Rotation.from_euler("xyz", np.where(finite[:, None], delta[:, 3:], 0.0))
+    moved = pose_from_quaternion(pose[:, :3] + delta[:, :3], (turn * rotation(pose)).as_quat())
+    return np.where(finite[:, None], moved, np.float32(np.nan))
+
+
+def poses_before(target_pose: np.ndarray) -> Trajectory:
+    """Measured poses of a dataset that publishes only the next step's: those of the step before.
+
+    The first step's is unknown and stands as the second's; its target does not count, so that nothing learns from it.
+    """
+    return {
+        "pose": np.concatenate([target_pose[:1], target_pose[:-1]]),
+        "target_valid": np.arange(len(target_pose)) > 0,
+    }
+
+
+def every_step(numbers: np.ndarray) -> np.ndarray:
+    """`target_valid` of a dataset whose last step, too, is commanded. Args: numbers: [time, ...]."""
+    return np.ones(len(numbers), bool)
+
+
+def next_openness(openness: np.ndarray) -> np.ndarray:
+    """Targets of a dataset without gripper commands: the openness measured at the next step, at the last its own."""
+    return np.concatenate([openness[1:], openness[-1:]])
