@@ -27,6 +27,7 @@ WITHOUT_POSE_OR_GRIPPER = (
     "language_table",
     "nyu_franka_play_dataset_converted_externally_to_rlds",
     "ucsd_kitchen_dataset_converted_externally_to_rlds",
+    "cmu_stretch",
 )
 """Datasets of oxe_magic_soup that `relative_pose` refuses."""
 

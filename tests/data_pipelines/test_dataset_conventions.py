@@ -1,7 +1,5 @@
 """Conventions of single datasets that a wrong sign, order or frame would break; and which datasets there are."""
 
-import json
-
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -9,6 +7,7 @@ from scipy.spatial.transform import Rotation
 from data_pipelines.datasets import fmb_dataset, libero_spatial_no_noops
 from data_pipelines.discovery import dataset_files, find_dataset, specs
 from data_pipelines.unsupported import UNSUPPORTED
+from tests.oxe_trees import read
 from vla_jax.types import InputError
 
 LENGTH = 4
@@ -18,11 +17,10 @@ def numbers(width: int) -> np.ndarray:
     return np.random.default_rng(width).uniform(-1, 1, (LENGTH, width)).astype(np.float32)
 
 
-def test_every_tree_of_open_x_embodiment_has_a_dataset_or_a_reason(shared_data):
-    trees = json.loads((shared_data.parent / "design" / "oxe_features.json").read_text())
+def test_every_tree_of_open_x_embodiment_has_a_dataset_or_a_reason():
     given = {spec.name for file in dataset_files().values() for spec in specs(file)}
     assert not given & UNSUPPORTED.keys()
-    assert not trees.keys() - given - UNSUPPORTED.keys()
+    assert not read().keys() - given - UNSUPPORTED.keys()
 
 
 def test_alohas_left_arm_comes_first_and_is_given_as_left():

@@ -6,11 +6,14 @@ The tables below are a second transcription, of data.md section 1 and, for Frank
 import numpy as np
 import pytest
 
+from configs import ef_vla_oxe
+from data_pipelines.action_spaces import relative_pose
 from data_pipelines.config import MixtureEntry
 from data_pipelines.discovery import find_dataset
 from data_pipelines.exposure import exposures, shares
 from data_pipelines.mixture import Mixture
 from data_pipelines.mixtures import PUBLISHED, mixture
+from tests.oxe_trees import tree_of
 from vla_jax.types import InputError
 
 SOUP = """fractal 0.54087, kuka 0.8341, bridge_dataset 1, taco_play 2, jaco_play 1, berkeley_cable_routing 1,
@@ -74,6 +77,17 @@ def test_every_mixture_is_tested_here_and_says_its_source():
 def test_every_dataset_of_a_mixture_has_a_spec(name):
     for entry in mixture(name):
         assert find_dataset(entry.name).spec.name == entry.name
+
+
+def test_the_magic_soup_recipe_leaves_out_just_what_relative_pose_cannot_read():
+    lacking = set()
+    for entry in mixture("oxe_magic_soup"):
+        dataset, features = find_dataset(entry.name), tree_of(entry.name)["features"]
+        shapes = {key: features[f"steps/{key}"][1] for key in dataset.spec.numbers}
+        columns = dataset.standardize({key: np.ones((3, *shape), np.float32) for key, shape in shapes.items()})
+        if not set(relative_pose.REQUIRED) <= columns.keys():
+            lacking.add(entry.name)
+    assert lacking == set(ef_vla_oxe.WITHOUT_POSE_OR_GRIPPER)
 
 
 def test_a_datasets_name_is_a_mixture_of_that_dataset_alone():
