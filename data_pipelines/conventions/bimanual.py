@@ -7,6 +7,7 @@ and a gripper, normalised: 1 open, 0 closed. Source: ACT (arXiv 2304.13705) and 
 import numpy as np
 
 from data_pipelines.conventions.gripper import clip_openness
+from data_pipelines.conventions.targets import every_step
 from data_pipelines.schema import Trajectory
 
 ARM = 7
@@ -14,7 +15,7 @@ ARM = 7
 
 def two_arms(state: np.ndarray, action: np.ndarray) -> Trajectory:
     """The right arm without a prefix. Args: state, action: [time, 14 or more]; absolute joint angles, both."""
-    columns: Trajectory = {"target_valid": np.ones(len(action), bool)}
+    columns: Trajectory = {"target_valid": every_step(action)}
     for prefix, first in (("left_", 0), ("", ARM)):
         gripper = first + ARM - 1
         columns[f"{prefix}joints"] = state[:, first:gripper]

@@ -5,9 +5,8 @@ motion times old pose), then the gripper's open fraction. The state has joints, 
 together, but no hand pose.
 """
 
-import numpy as np
-
 from data_pipelines.conventions.gripper import clip_openness
+from data_pipelines.conventions.targets import every_step
 from data_pipelines.schema import Trajectory
 from data_pipelines.spec import DatasetSpec
 
@@ -40,5 +39,5 @@ def standardize(raw: Trajectory) -> Trajectory:
     return {
         "delta": action[:, :6],
         "target_gripper": clip_openness(action[:, 6]),
-        "target_valid": np.ones(len(action), bool),
+        "target_valid": every_step(action),
     }

@@ -4,8 +4,7 @@ State: seven joint angles in radians; the end effector's pose is stored too, but
 published, and neither are unit and sign of the gripper. There are no instructions in words in the original data.
 """
 
-import numpy as np
-
+from data_pipelines.conventions.targets import every_step
 from data_pipelines.schema import Trajectory
 from data_pipelines.spec import DatasetSpec
 
@@ -39,5 +38,5 @@ def standardize(raw: Trajectory) -> Trajectory:
     return {
         "joints": raw["observation/state/joint_positions"],
         "delta": raw["action"][:, :6],
-        "target_valid": np.ones(len(raw["action"]), bool),
+        "target_valid": every_step(raw["action"]),
     }

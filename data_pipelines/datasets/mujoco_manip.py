@@ -3,9 +3,8 @@
 Keys are those that Octo's code reads: a motion of six numbers, then the gripper, 0 open to 255 closed.
 """
 
-import numpy as np
-
 from data_pipelines.conventions.gripper import invert
+from data_pipelines.conventions.targets import every_step
 from data_pipelines.schema import Trajectory
 from data_pipelines.spec import DatasetSpec
 
@@ -32,5 +31,5 @@ def standardize(raw: Trajectory) -> Trajectory:
     return {
         "delta": action[:, :6],
         "target_gripper": invert(action[:, -1] / 255),
-        "target_valid": np.ones(len(action), bool),
+        "target_valid": every_step(action),
     }

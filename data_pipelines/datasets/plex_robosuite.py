@@ -3,9 +3,8 @@
 Actions: robosuite's OSC_POSE, -1..1, then the gripper, -1 opens and 1 closes; float64.
 """
 
-import numpy as np
-
 from data_pipelines.conventions.gripper import from_signed
+from data_pipelines.conventions.targets import every_step
 from data_pipelines.schema import Trajectory
 from data_pipelines.spec import DatasetSpec
 
@@ -33,5 +32,5 @@ def standardize(raw: Trajectory) -> Trajectory:
     return {
         "delta": action[:, :6],
         "target_gripper": from_signed(action[:, 6], opens=-1),
-        "target_valid": np.ones(len(action), bool),
+        "target_valid": every_step(action),
     }

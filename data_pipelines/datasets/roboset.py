@@ -6,9 +6,8 @@ closes, zero or below opens, as OpenVLA's and Octo's standardisation reads it.
 
 import dataclasses
 
-import numpy as np
-
 from data_pipelines.conventions.gripper import invert
+from data_pipelines.conventions.targets import every_step
 from data_pipelines.schema import Trajectory
 from data_pipelines.spec import DatasetSpec
 
@@ -42,5 +41,5 @@ def standardize(raw: Trajectory) -> Trajectory:
         "joints": raw["observation/state"][:, :7],
         "target_joints": action[:, :7],
         "target_gripper": invert(action[:, 7]),
-        "target_valid": np.ones(len(action), bool),
+        "target_valid": every_step(action),
     }
