@@ -72,19 +72,36 @@ def octo_mask(length, window, horizon):
     return (step >= 0) & (t - (window + 1) + w + h < length - 1)
 
 
-@pytest.mark.parametrize(("length", "window", "horizon"), [(10, 2, 4), (5, 3, 2), (3, 1, 6)])
-def test_action_mask_marks_every_repeated_action_and_octos_does_not(length, window, horizon):
+def masks(length, window, horizon, chunk):
+    """bool[length, window, horizon] of every window that ends at a step of one episode."""
     episode = Trajectories(np.array([0, length]), np.ones(length, bool))
     anchors = np.arange(length)
     rows, mask = Window(window, "last")(anchors, np.zeros(length, int), np.full(length, length - 1))
-    _, valid = episode.chunk(Chunk(horizon), rows.reshape(-1))
-    ours = valid.reshape(length, window, horizon) & mask[..., None]
+    _, valid = episode.chunk(chunk, rows.reshape(-1))
+    return valid.reshape(length, window, horizon) & mask[..., None]
+
+
+@pytest.mark.parametrize(("length", "window", "horizon"), [(10, 2, 4), (5, 3, 2), (3, 1, 6)])
+def test_action_mask_marks_every_repeated_action_and_octos_does_not(length, window, horizon):
+    ours = masks(length, window, horizon, Chunk(horizon))
+    octos = masks(length, window, horizon, Chunk(horizon, octo_compat=True))
     np.testing.assert_array_equal(ours, true_mask(length, window, horizon))
-    assert not np.array_equal(octo_mask(length, window, horizon), true_mask(length, window, horizon))
-    if (length, window, horizon) == (10, 2, 4):
-        past_the_end = ~true_mask(10, 2, 4)
-        past_the_end[0, 0] = False  # before the start, not past the end
-        assert (past_the_end.sum(), (past_the_end & octo_mask(10, 2, 4)).sum()) == (9, 5)
+    np.testing.assert_array_equal(octos, octo_mask(length, window, horizon))
+    assert not np.array_equal(octos, ours)
+
+
+def test_octos_mask_trains_5_of_9_repeated_actions():
+    """T = 10, W = 2, H = 4: by its own definition the mask begins two steps late."""
+    past_the_end = ~masks(10, 2, 4, Chunk(4))
+    past_the_end[0, 0] = False  # before the start, not past the end
+    octos = masks(10, 2, 4, Chunk(4, octo_compat=True))
+    assert (past_the_end.sum(), (past_the_end & ~octos).sum(), (past_the_end & octos).sum()) == (9, 4, 5)
+
+
+def test_a_coarse_chunk_takes_every_second_step_and_masks_what_lies_past_the_end():
+    future, mask = trajectories().chunk(Chunk(4, stride=2), np.array([0, 2]))
+    assert future.tolist() == [[0, 2, 3, 3], [2, 3, 3, 3]]  # the last target of the episode of 5 is at step 3
+    assert mask.tolist() == [[True, True, False, False], [True, False, False, False]]
 
 
 def test_an_episode_without_any_target_repeats_its_first_step_masked():
