@@ -4,6 +4,7 @@ config = augmentations.named("octo").applied(config)
 """
 
 import dataclasses
+from typing import Any
 
 from data_pipelines.config import CropConfig, RotationConfig, TaskConfig
 from vla_jax.config import RunConfig
@@ -27,7 +28,7 @@ class Augmentation:
         if self.proprio_noise:
             if not hasattr(policy, "proprio_noise"):
                 raise InputError(f"augmentation: {type(policy).__name__} has no proprio_noise, the preset has")
-            change = {"proprio_noise": self.proprio_noise}
+            change: dict[str, Any] = {"proprio_noise": self.proprio_noise}
             policy = dataclasses.replace(policy, **change)
         return dataclasses.replace(config, data=data, augmentation=self.color, policy=policy)
 
