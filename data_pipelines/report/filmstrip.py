@@ -1,0 +1,176 @@
+"""Pictures along a few episodes, small enough for a page, and the numbers that go with them.
+
+Axes: t steps, y x pixels.
+"""
+
+import base64
+import dataclasses
+import io
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines.index.sidecar import Index
+from data_pipelines.reading import RangeReader
+from data_pipelines.report.language import shown as shown_text
+from data_pipelines.report.motion import targets
+from data_pipelines.source import Source
+from data_pipelines.transforms.decode import Decode
+from vla_jax.types import InputError
+
+ANY_SIZE = np.zeros((0, 0, 3), np.uint8)
+
+
+class Detail(NamedTuple):
+    num_episodes: int
+    num_cameras: int
+    num_pictures: int
+    """Of a strip."""
+    height: int
+
+
+DETAILS = (Detail(3, 4, 8, 120), Detail(3, 2, 8, 96), Detail(2, 2, 8, 80), Detail(1, 2, 8, 64), Detail(1, 1, 6, 48))
+"""From the finest on: the first that fits is taken."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    name: str
+    values: np.ndarray
+    """float[t]; NaN where there is none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """Curves on one scale."""
+
+    unit: str
+    curves: tuple[Curve, ...]
+
+    @property
+    def about_means(self) -> bool:
+        """Whether each is drawn about its own mean: they vary little beside how far they lie apart."""
+        spans = [np.ptp(values) for curve in self.curves if len(values := curve.values[np.isfinite(curve.values)])]
+        return len(spans) > 1 and 4 * max(spans) < np.ptp(self._finite([curve.values for curve in self.curves]))
+
+    @property
+    def drawn(self) -> list[np.ndarray]:
+        """float[t] of each curve."""
+        values = [curve.values for curve in self.curves]
+        if not self.about_means:
+            return values
+        return [one - self._finite([one]).mean() if np.isfinite(one).any() else one for one in values]
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and highest that is shown."""
+        values = self._finite(self.drawn)
+        low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+        if self.unit == "openness":
+            low, high = min(low, 0.0), max(high, 1.0)
+        return low, high
+
+    @staticmethod
+    def _finite(curves: list[np.ndarray]) -> np.ndarray:
+        values = np.concatenate(curves)
+        return values[np.isfinite(values)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Strip:
+    camera: str
+    pictures: tuple[str | None, ...]
+    """Data URIs; None where it cannot be decoded."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeFilm:
+    number: int
+    num_steps: int
+    instruction: str
+    steps: tuple[int, ...]
+    """Those of the pictures, evenly apart, the first and the last among them."""
+    strips: tuple[Strip, ...]
+    panels: tuple[Panel, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(len(picture or "") for strip in self.strips for picture in strip.pictures)
+
+
+@dataclasses.dataclass(frozen=True)
+class Camera:
+    name: str
+    key: str
+    """Of features.json."""
+    is_used: bool
+    """The SPEC names it; those that it does not are shown along one episode only."""
+
+
+class FilmMaker:
+    def __init__(self, index: Index, cameras: tuple[Camera, ...], languages: list[np.ndarray], source: Source | None):
+        self.index, self.cameras, self.languages, self.source = index, cameras, languages, source
+        self.reader = RangeReader(index)
+
+    def films(self, most_bytes: int) -> tuple[EpisodeFilm, ...]:
+        """Of as many episodes, and as large, as `most_bytes` of pictures allow; without pictures if none do."""
+        used = tuple(camera for camera in self.cameras if camera.is_used)
+        for detail in (*DETAILS, Detail(1, 0, 8, 0)):
+            shown = [self.cameras] + [used] * (detail.num_episodes - 1)
+            episodes = zip(self._episodes(detail.num_episodes), shown)
+            films = tuple(self._film(number, cameras, detail) for number, cameras in episodes)
+            if sum(film.num_bytes for film in films) <= most_bytes:
+                return films
+        raise AssertionError("without pictures it fits")
+
+    def _episodes(self, count: int) -> list[int]:
+        """Spread over the split; those with steps."""
+        filled = np.flatnonzero(self.index.episodes[:, 4])
+        places = (np.arange(count) + 0.5) / count * len(filled)
+        return np.unique(filled[places.astype(np.int64)]).tolist() if len(filled) else []
+
+    def _film(self, number: int, cameras: tuple[Camera, ...], detail: Detail) -> EpisodeFilm:
+        first, end = self.index.first_step[number : number + 2].tolist()
+        count = min(detail.num_pictures, end - first)
+        steps = np.rint(np.linspace(0, end - first - 1, count)).astype(int).tolist()
+        strips = [
+            Strip(camera.name, tuple(self._picture(camera.key, first + step, detail.height) for step in steps))
+            for camera in cameras[: detail.num_cameras]
+        ]
+        texts = [self.index.texts[column[first]] for column in self.languages]
+        instruction = shown_text(next(filter(None, texts), ""))
+        return EpisodeFilm(number, end - first, instruction, tuple(steps), tuple(strips), self._panels(first, end))
+
+    def _panels(self, first: int, end: int) -> tuple[Panel, ...]:
+        """The target of each step, a panel for each run of dimensions of one unit."""
+        if self.source is None:
+            return ()
+        values = targets(self.source, np.arange(first, end), 1)[:, 0]
+        panels: list[Panel] = []
+        for number, dimension in enumerate(self.source.requirements.action_space.dimensions):
+            if not self.source.available[number]:
+                continue
+            curve = Curve(dimension.name, values[:, number])
+            if panels and panels[-1].unit == dimension.unit:
+                panels[-1] = Panel(dimension.unit, (*panels[-1].curves, curve))
+            else:
+                panels.append(Panel(dimension.unit, (curve,)))
+        return tuple(panels)
+
+    def _picture(self, key: str, row: int, height: int) -> str | None:
+        offset, length = map(int, self.index.column(key, "image")[row])
+        try:
+            picture = Decode()(self.reader.read(row, offset, length), ANY_SIZE)
+        except (ValueError, InputError):
+            return None
+        return jpeg_uri(picture, height)
+
+
+def jpeg_uri(picture: np.ndarray, height: int) -> str:
+    """Args: picture: uint8[y, x, 3]; height: in pixels, at most."""
+    image = Image.fromarray(picture)
+    image.thumbnail((3 * height, height), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=80, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
