@@ -39,7 +39,7 @@ class Look:
 
 
 def worth_decoding(lengths: np.ndarray, picture: Callable[[int], bytes], *, decode_all: bool) -> list[int]:
-    """The sample, and every picture without an end mark or of less than half the usual bytes.
+    """The sample, the smallest, and every picture without an end mark or of less than half the usual bytes.
 
     Args:
         lengths: int64[t] in bytes; there is no picture where it is 0.
@@ -50,6 +50,7 @@ def worth_decoding(lengths: np.ndarray, picture: Callable[[int], bytes], *, deco
     if decode_all or len(there) <= SAMPLED:
         return there.tolist()
     chosen = set(there[np.linspace(0, len(there) - 1, SAMPLED).round().astype(int)].tolist())
+    chosen.add(int(there[lengths[there].argmin()]))
     short = lengths < np.median(lengths[there]) / 2
     return sorted(chosen | {step for step in there.tolist() if short[step] or not _is_complete(picture(step))})
 

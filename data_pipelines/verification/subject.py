@@ -96,14 +96,12 @@ class Subject:
 
 def missing_features(spec: DatasetSpec, features: dict[str, Feature]) -> dict[str, tuple[str, ...]]:
     """Keys that the SPEC reads and the tree lacks, by the field of the SPEC."""
-    wanted = {
-        "numbers": (spec.numbers, ("number",)),
-        "cameras": ((*spec.cameras.values(), *(depth.key for depth in spec.depths.values())), ("image", "array")),
-        "languages": (spec.languages, ("text",)),
-    }
+    kinds = {key.removeprefix(STEPS): feature.kind for key, feature in features.items() if key.startswith(STEPS)}
+    depths = [depth.key for depth in spec.depths.values() if spec.is_verified and depth.key not in kinds]
     return {
-        field: tuple(key for key in keys if getattr(features.get(STEPS + key), "kind", "") not in kinds)
-        for field, (keys, kinds) in wanted.items()
+        "numbers": tuple(key for key in spec.numbers if kinds.get(key) != "number"),
+        "cameras": (*(key for key in spec.cameras.values() if kinds.get(key) not in ("image", "array")), *depths),
+        "languages": tuple(key for key in spec.languages if kinds.get(key) != "text"),
     }
 
 

@@ -13,6 +13,7 @@ from data_pipelines.verification.subject import Subject
 
 SPIKE = 5.0
 TAIL = 0.01
+FEWEST_STEPS = 20
 FEWEST_LEFT_OUT = 2
 """On each side, so that the spread of a small dataset does not rest on the spike itself."""
 MOST_JUMPS = 1000
@@ -59,8 +60,8 @@ class ActionSpike(Check):
     """One step's raw action leaps and comes back: it differs from the step before and the step after, in the same
     direction, by more than five times the dimension's spread over the dataset, from its 1 % to its 99 % quantile. Of
     motions the ends of an episode count with their only neighbour. An angle that wraps, a dropped frame, a unit that
-    changed: it stretches min-max normalisation for everyone. Grippers are left out, and dimensions whose spread is 0;
-    the thousand largest leaps of a dimension are looked at.
+    changed: it stretches min-max normalisation for everyone. Grippers are left out, dimensions whose spread is 0, and
+    datasets of fewer than twenty steps; the thousand largest leaps of a dimension are looked at.
     """
 
     code, severity = "action_spike", "warning"
@@ -106,7 +107,7 @@ class ActionSpike(Check):
             self._jumps[name] = sorted(self._jumps.get(name, []) + jumps, key=lambda jump: -jump[0])[:MOST_JUMPS]
 
     def of_dataset(self, subject: Subject) -> Iterator[Finding]:
-        if self._sketch is None or not self._sketch.count:
+        if self._sketch is None or self._sketch.count < FEWEST_STEPS:
             return
         tail = max(TAIL, FEWEST_LEFT_OUT / self._sketch.count)
         spread = self._sketch.quantile(1 - tail) - self._sketch.quantile(tail)

@@ -20,7 +20,7 @@ CLEAR = 0.1
 NEIGHBOURS = 3
 NUM_COMPARED = 1000
 """Episodes of a camera with which others are compared."""
-ALIKE = 1.25
+ALIKE = 1.5
 SMOOTHING = 0.02
 
 
@@ -46,7 +46,7 @@ class _Palettes:
 class ImageChannelsSwapped(Check):
     """An episode's pictures look like the other episodes' of the same camera with red and blue exchanged: (1) a pixel
     of its palette is exp(0.1) times likelier among the exchanged ones, on the average, and (2) exchanged back, its
-    palette is as near to its three nearest as theirs are to one another, up to a quarter. Or a whole camera is
+    palette is as near to its three nearest as theirs are to one another, up to a half. Or a whole camera is
     exchanged: bluish pixels (blue 40 above red) are over 5 % and over four times as many as reddish ones, while real
     rooms, wood, skin and lamps are warm. A policy trained on BGR meets RGB at the robot (openpi#293).
 

@@ -1,7 +1,7 @@
 """Pictures that cannot be decoded, or show nothing. Of every camera, those that no SPEC names too.
 
-Decoded are `pictures.SAMPLED` of each camera and episode, and beside them all that lack the end mark of their format
-or have less than half the median bytes of their episode; with --all-images, all.
+Decoded are `pictures.SAMPLED` of each camera and episode, beside them the one of the fewest bytes and all that lack the
+end mark of their format or have less than half the median bytes of their episode; with --all-images, all.
 """
 
 from collections.abc import Iterator
