@@ -4,11 +4,19 @@ import argparse
 import os
 from pathlib import Path
 
+from data_pipelines.storage import Location, locate
 from vla_jax.types import InputError
 
 
 def add_directory(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, help="dataset directory, NAME/VERSION")
+    parser.add_argument("directory", type=_address, help="dataset directory, NAME/VERSION; a path or a URL")
+
+
+def _address(text: str) -> Location:
+    try:
+        return locate(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:
