@@ -68,7 +68,8 @@ def open_pipeline(
     sources = [_open_entry(entry, data, requirements, cache) for entry in data.mixture]
     if statistics is None:
         jobs = os.cpu_count() or 1
-        found = [source.statistics(Path(cache), jobs=jobs) for source in sources]
+        by_robot = sorted(sources, key=lambda source: (source.dataset.spec.robot, source.name))
+        found = (source.statistics(Path(cache), jobs=jobs) for source in by_robot)
         statistics = statistics_trees(found, data.statistics_per)
     statistics = {name: statistics_of(name, statistics) for name in names}
     mixture = open_mixture(data, sources, seed)
@@ -145,6 +146,10 @@ class Pipeline:
 
     def batch(self, step: int, rows: slice | None = None) -> Batch:
         """One batch, read now."""
+        return self.assembler.batch(*self.read(step, rows))
+
+    def read(self, step: int, rows: slice | None = None) -> tuple[list[Sample], dict[str, np.ndarray]]:
+        """The windows of a batch as they were chosen, and their pictures as `Assembler.empty_images` lists them."""
         samples = [int(sample) for sample in self._samples(step)[rows or slice(None)]]
         planned = [self.mixture.planned(sample) for sample in samples]
         for dataset, visit in dict.fromkeys((plan.dataset, plan.visit) for plan in planned):
@@ -156,7 +161,7 @@ class Pipeline:
 
         chosen = self.read_all(read, range(len(samples)))
         self.quarantine.count(len(chosen), sum(sample.attempt > 0 for sample in chosen))
-        return self.assembler.batch(chosen, images)
+        return chosen, images
 
     def sample_ids(self, step: int) -> np.ndarray:
         """(dataset, episode, step) of each row of a global batch, int32[b, 3], without decoding.

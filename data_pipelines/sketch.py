@@ -1,9 +1,9 @@
 """Mergeable count, moments, extremes and quantile sketch of vectors.
 
-Mean and variance by Chan's update. Quantiles by a histogram of logarithmic bins (DDSketch, arXiv 1908.10693), of which
-only the filled ones are held: a quantile is within RELATIVE_ERROR of the sample at its rank; magnitudes below SMALLEST
-count as 0, those above LARGEST as the extreme. Merging adds no error to quantiles, whatever the order; moments are the
-same bits where parts are merged in the same order.
+Mean and variance by Chan's update. Quantiles by a histogram of logarithmic bins (DDSketch, arXiv 1908.10693): one is
+within RELATIVE_ERROR of the sample at its rank; magnitudes below SMALLEST count as 0, those above LARGEST as the
+extreme. Merging adds no error to quantiles, whatever the order; moments are the same bits where parts are merged in
+the same order.
 
 Axes: n rows, d dimensions.
 """
@@ -34,7 +34,10 @@ class Sketch:
         self.count = 0
         self.mean, self.squares = np.zeros(width), np.zeros(width)
         self.low, self.high = np.full(width, np.inf), np.full(width, -np.inf)
-        self._bins, self._bin_counts = np.zeros(0, np.int32), np.zeros(0, np.int64)
+        self._filled: tuple[np.ndarray, np.ndarray] | None = None
+        """Bins and their counts: all that a sketch of a shard, or one that was read, holds."""
+        self._counts: np.ndarray | None = None
+        """Of all bins, where sketches or many rows come together; None before."""
         self._pending: list[np.ndarray] = []
 
     @classmethod
@@ -44,7 +47,7 @@ class Sketch:
         sketch = cls(len(loaded["mean"]))
         sketch.count = int(loaded["count"])
         sketch.mean, sketch.squares, sketch.low, sketch.high = (loaded[name] for name in ARRAYS[1:5])
-        sketch._bins, sketch._bin_counts = loaded["bins"], loaded["bin_counts"]
+        sketch._filled = loaded["bins"], loaded["bin_counts"]
         return sketch
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
@@ -63,18 +66,24 @@ class Sketch:
         self._merge_moments(len(x), mean, squares, columns.min(1), columns.max(1))
         self._pending.append((_bins(columns) + ALL_BINS * np.arange(len(columns), dtype=np.int32)[:, None]).reshape(-1))
         if sum(map(len, self._pending)) > MOST_PENDING:
-            self.histogram()
+            self._gather()
 
     def merge(self, other: "Sketch") -> None:
         self._merge_moments(other.count, other.mean, other.squares, other.low, other.high)
-        self._add_bins(*other.histogram())
+        bins, counts = other.histogram()
+        self._gather()[bins] += counts
 
     def histogram(self) -> tuple[np.ndarray, np.ndarray]:
         """The filled bins, rising, int32, and their counts, int64."""
-        if self._pending:
-            pending, self._pending = np.concatenate(self._pending), []
-            self._add_bins(*np.unique(pending, return_counts=True))
-        return self._bins, self._bin_counts
+        if self._counts is None and self._filled is None:
+            pending = np.concatenate([np.zeros(0, np.int32), *self._pending])
+            self._filled, self._pending = np.unique(pending, return_counts=True), []
+        elif self._counts is not None or self._pending:
+            counts = self._gather()
+            bins = np.flatnonzero(counts)
+            return bins.astype(np.int32), counts[bins]
+        assert self._filled is not None
+        return self._filled
 
     def quantile(self, q: float) -> np.ndarray:
         """Of each dimension, near the sample with rank floor(q (count - 1))."""
@@ -111,12 +120,18 @@ class Sketch:
         self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
         self.count = total
 
-    def _add_bins(self, bins: np.ndarray, counts: np.ndarray) -> None:
-        merged = np.union1d(self._bins, bins)
-        total = np.zeros(len(merged), np.int64)
-        for some, number in ((self._bins, self._bin_counts), (bins, counts)):
-            total[np.searchsorted(merged, some)] += number
-        self._bins, self._bin_counts = merged.astype(np.int32), total
+    def _gather(self) -> np.ndarray:
+        """The counts of all bins."""
+        if self._counts is None:
+            self._counts = np.zeros(len(self.mean) * ALL_BINS, np.int64)
+        if self._filled is not None:
+            bins, counts = self._filled
+            self._counts[bins] += counts
+            self._filled = None
+        if self._pending:
+            self._counts += np.bincount(np.concatenate(self._pending), minlength=len(self._counts))
+            self._pending = []
+        return self._counts
 
 
 def _bins(x: np.ndarray) -> np.ndarray:

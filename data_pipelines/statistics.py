@@ -7,9 +7,10 @@ meets another key can say what changed.
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,25 +50,26 @@ def statistics_trees(found: Iterable[DatasetStatistics], per: Literal["dataset",
     """dataset_statistics.json, by name of the dataset.
 
     `embodiment`: datasets of the same `robot` share statistics, those of all their steps together.
+    Args: found: taken one at a time, so that not all are held; for `embodiment` robot by robot.
     """
     if per == "dataset":
         return {statistics.dataset: statistics.tree() for statistics in found}
-    robots: dict[str, list[DatasetStatistics]] = {}
-    for statistics in found:
-        robots.setdefault(statistics.robot, []).append(statistics)
-    trees = {robot: _pooled(members).tree() for robot, members in robots.items()}
-    return {member.dataset: trees[robot] for robot, members in robots.items() for member in members}
+    trees: dict[str, Any] = {}
+    for _, members in itertools.groupby(found, lambda statistics: statistics.robot):
+        trees |= _pooled_trees(members)
+    return trees
 
 
-def _pooled(members: list[DatasetStatistics]) -> DatasetStatistics:
-    if len(members) == 1:
-        return members[0]
-    summary = Summary(members[0].space)
-    made_from: dict[str, str] = {}
-    for member in sorted(members, key=lambda member: member.dataset):
-        summary.merge(member.summary)
-        made_from |= {f"{member.dataset}: {part}": value for part, value in member.made_from.items()}
-    return dataclasses.replace(members[0], summary=summary, made_from=made_from)
+def _pooled_trees(members: Iterator[DatasetStatistics]) -> dict[str, Any]:
+    pool = next(members)
+    made_from = {pool.dataset: pool.made_from}
+    for member in members:
+        pool.summary.merge(member.summary)
+        made_from[member.dataset] = member.made_from
+    if len(made_from) > 1:
+        parts = {f"{name}: {part}": value for name, own in made_from.items() for part, value in own.items()}
+        pool = dataclasses.replace(pool, made_from=parts)
+    return dict.fromkeys(made_from, pool.tree())
 
 
 def open_statistics(

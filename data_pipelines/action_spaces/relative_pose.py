@@ -43,12 +43,13 @@ def proprio(steps: Trajectory) -> np.ndarray:
 def targets(steps: Trajectory, future: Trajectory) -> np.ndarray:
     """float32[n, h, 10]: `steps` has n steps, `future` the [n, h] steps whose targets make up the chunks."""
     n, h = future["target_gripper"].shape
-    now = np.repeat(steps["pose"], h, axis=0)
-    then = future["target_pose"].reshape(n * h, 7)
-    to_gripper = rotation(now).inv()
-    moved = to_gripper.apply(then[:, :3].astype(np.float64) - now[:, :3])
-    vector = _vector(moved, to_gripper * rotation(then), future["target_gripper"].reshape(-1))
-    return vector.reshape(n, h, 10)
+    then = future["target_pose"]
+    to_gripper = rotation(steps["pose"]).as_matrix().swapaxes(1, 2)
+    there = rotation(then.reshape(n * h, 7)).as_matrix().reshape(n, h, 3, 3)
+    with np.errstate(invalid="ignore"):  # steps that are not finite are marked elsewhere
+        moved = (then[..., :3].astype(np.float64) - steps["pose"][:, None, :3]) @ to_gripper.swapaxes(1, 2)
+    rows = (to_gripper[:, None, :2] @ there).reshape(n, h, 6)
+    return np.concatenate([moved, rows, future["target_gripper"][..., None]], axis=2).astype(np.float32)
 
 
 def absolute(chunk: np.ndarray, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
