@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.table import Table
 from data_pipelines.cache import write_json
 from data_pipelines.command_line import add_directory, add_jobs, check_writable
 from data_pipelines.index.dataset_directory import read_directory
+from data_pipelines.verification.check import all_checks
 from data_pipelines.verification.finding import Finding
 from data_pipelines.verification.pictures import SAMPLED
 from data_pipelines.verification.verification import Report, verify
@@ -22,6 +24,13 @@ ALL_IMAGES = f"decode every picture; without it {SAMPLED} of each camera and epi
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "\n\n".join(
+        textwrap.fill(
+            f"{check.code} ({check.severity}): {' '.join((check.__doc__ or '').split())}", 110, subsequent_indent="    "
+        )
+        for check in all_checks()
+    )
     add_directory(parser)
     parser.add_argument("--json", type=Path, help="also write the findings here")
     parser.add_argument("--all-images", action="store_true", help=ALL_IMAGES)

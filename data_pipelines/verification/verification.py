@@ -16,6 +16,7 @@ from rich.progress import Progress
 
 from data_pipelines.index.dataset_directory import DatasetDirectory, Shard
 from data_pipelines.index.tfrecord import Record
+from data_pipelines.storage import RemotePath, stamp
 from data_pipelines.verification.check import Check, Visit, all_checks
 from data_pipelines.verification.checks.version import matching_datasets
 from data_pipelines.verification.episode import Episode, Place
@@ -23,6 +24,9 @@ from data_pipelines.verification.finding import Findings
 from data_pipelines.verification.records import Damage, walk
 from data_pipelines.verification.subject import Subject, open_subject
 from data_pipelines.workers import start_workers
+
+SMALL_BYTES = 1 << 26
+"""Datasets below it are looked at in this process: starting others takes longer."""
 
 
 @dataclasses.dataclass
@@ -88,13 +92,25 @@ Examined = tuple[Report, list[Check]]
 
 
 def _examined(subject: Subject, units: list[Unit], jobs: int) -> Iterable[Examined]:
-    if min(jobs, len(units)) <= 1:
+    if min(jobs, len(units)) <= 1 or not _is_large(units):
         yield from map(functools.partial(examine, subject), units)
         return
     with contextlib.ExitStack() as stack:
         workers = start_workers(min(jobs, len(units)), _begin, subject)
         stack.callback(workers.shutdown, wait=True, cancel_futures=True)
         yield from workers.map(_examine_here, units)
+
+
+def _is_large(units: list[Unit]) -> bool:
+    num_bytes = 0
+    for path in (unit.shard.path for unit in units):
+        if isinstance(path, RemotePath) and path.is_of_this_process:
+            return False
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            num_bytes += stamp(path).num_bytes
+        if num_bytes >= SMALL_BYTES:
+            return True
+    return False
 
 
 _subjects: list[Subject] = []

@@ -3,6 +3,7 @@
 import collections
 import json
 
+import fsspec
 import jsonschema
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from data_pipelines.demos.generation import DemonstrationConfig, generate
 from data_pipelines.discovery import dataset_files, specs
 from data_pipelines.index.dataset_directory import read_directory
 from data_pipelines.index.tfrecord import Record
-from data_pipelines.verification import records
+from data_pipelines.storage import locate
+from data_pipelines.verification import records, verification
 from data_pipelines.verification.check import all_checks
 from data_pipelines.verification.finding import MOST_A_CODE, Finding, Findings
 from data_pipelines.verification.records import walk
@@ -219,6 +221,14 @@ def test_all_of_the_real_sample_exchanged_is_found(shared_data, tmp_path):
     assert [finding.episode for finding in findings] == [None] * 3
 
 
+def test_help_says_what_every_code_means(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", "--help"])
+    out = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert not [code for code in CODES if f"\n{code} (" not in out]
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 
@@ -249,7 +259,20 @@ def test_findings_exit_3_are_grouped_and_written_as_the_contract_says(tmp_path, 
     assert "train episode 0 step 9" in out
 
 
-def test_several_processes_find_the_same(tmp_path):
+def test_damage_behind_a_url_is_stepped_over_too(tmp_path):
+    folder = write_clean(tmp_path)
+    flip(lambda data: second_record(data) + 2)(folder)
+    (folder / "bridge_dataset-train.tfrecord-00001-of-00002").unlink()
+    store = fsspec.filesystem("memory")
+    for path in folder.iterdir():
+        store.pipe(f"/{tmp_path.name}/1.0.0/{path.name}", path.read_bytes())
+    report = verify(read_directory(locate(f"memory://{tmp_path.name}/1.0.0")), jobs=2)
+    assert dict(report.findings.totals) == {"shard_corrupt": 1, "shard_missing": 1}
+    assert report.num_episodes == 3 + 4
+
+
+def test_several_processes_find_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(verification, "SMALL_BYTES", 0)
     folder = write_clean(tmp_path, at((1, 5, 9), exchange(BRIDGE_CAMERAS[:1])))
     directory = read_directory(folder)
     assert verify(directory, jobs=3).findings.tree() == verify(directory, jobs=1).findings.tree()

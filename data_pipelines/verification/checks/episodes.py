@@ -1,6 +1,5 @@
 """Episodes that are too short, there twice, or badly marked."""
 
-import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -34,7 +33,7 @@ class _Twins(Check):
 
     def of_episode(self, episode: Episode) -> Iterator[Finding]:
         if episode.num_steps >= SHORTEST and episode.raw:
-            self._seen.setdefault(_content(episode), []).append((episode.place, episode.number))
+            self._seen.setdefault(episode.content, []).append((episode.place, episode.number))
         yield from ()
 
     def merge(self, other: "_Twins") -> None:
@@ -85,13 +84,3 @@ class LastFlagMissing(Check):
         if len(at) != 1 or at[0] != len(flags) - 1:
             found = "never" if not len(at) else f"at steps {at[:5].tolist()}"
             yield self.at(episode, f"is_last is True {found}, expected at step {len(flags) - 1}", len(flags) - 1)
-
-
-def _content(episode: Episode) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for column in (episode.raw or {}).values():
-        digest.update(np.ascontiguousarray(column).tobytes())
-    for camera in episode.subject.cameras:
-        there = np.flatnonzero(episode.picture_lengths(camera))
-        digest.update(episode.picture(camera, int(there[0])) if len(there) else b"\0")
-    return digest.digest()
