@@ -170,7 +170,7 @@ class Source:
         """
         slot = cameras[0].source
         resizes = [Resize(camera.height, camera.width, camera.filter) for camera in cameras]
-        spans, decode = self._cameras[slot], Decode(largest(resize.smallest(geometry) for resize in resizes))
+        spans, decode = self._cameras[slot], self.decoder(largest(resize.smallest(geometry) for resize in resizes))
         for step in np.flatnonzero(mask):
             row = int(rows[step])
             offset, length = map(int, spans[row])
@@ -185,6 +185,9 @@ class Source:
             for out, resized in zip(outs, shown):
                 if not np.shares_memory(resized, out[step]):
                     out[step] = resized
+
+    def decoder(self, smallest: tuple[int, int] | None) -> Decode:
+        return Decode(smallest)
 
     def read_depth(self, slot: str, row: int) -> np.ndarray:
         """[y, x] as stored; `spec.depths[slot]` says the unit. BadRecordError where undecodable."""
