@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.requirements
 
-.PHONY: demo demo-short test test-fast lint bench clean
+.PHONY: demo demo-short test test-fast test-all lint bench clean
 
 demo: $(STAMP)
 	$(RUN) -m vla_jax demo
@@ -16,7 +16,10 @@ test: $(STAMP)
 	JAX_PLATFORMS=cpu $(RUN) -m pytest
 
 test-fast: $(STAMP)
-	JAX_PLATFORMS=cpu $(RUN) -m pytest -m "not slow"
+	JAX_PLATFORMS=cpu $(RUN) -m pytest -m "not slow and not environments"
+
+test-all: $(STAMP)
+	JAX_PLATFORMS=cpu $(RUN) -m pytest -m "environments or not environments"
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
