@@ -27,7 +27,7 @@ import numpy as np
 from vla_jax.types import Dimension, InputError
 
 CONSTANT = 1e-6
-FLOORS = {"metre": 1e-4, "radian": 1e-3, "1": 1e-3}
+FLOORS = {"metre": 1e-4, "radian": 2e-4, "1": 2e-4}
 """Smallest divisor by unit ("1": entries of rotation matrices and quaternions); other units have none."""
 LOG = logging.getLogger(__name__)
 

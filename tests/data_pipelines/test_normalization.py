@@ -80,9 +80,9 @@ def test_a_dimension_that_the_dataset_lacks_is_no_news(caplog):
 @pytest.mark.parametrize(
     ("mode", "unit", "largest"),
     [
-        ("gaussian", "1", 0.3),
-        ("bounds", "1", 0.2),
-        ("quantile", "radian", 0.2),
+        ("gaussian", "1", 0.7),
+        ("bounds", "1", 0.7),
+        ("quantile", "radian", 0.7),
         ("gaussian", "metre", 2),
         ("none", "1", 1),
     ],
@@ -107,8 +107,8 @@ def test_servo_noise_is_not_blown_up_and_comes_back(mode, unit, largest):
 
 
 def test_real_motion_is_scaled_by_its_own_spread():
-    """The floors lie below it: half a millimetre a step, a fifth of a degree."""
-    for unit, spread in {"metre": 5e-4, "radian": 3e-3, "1": 3e-3, "unknown": 1e-5}.items():
+    """The floors lie below it: half a millimetre a step, a thirtieth of a degree."""
+    for unit, spread in {"metre": 5e-4, "radian": 5e-4, "1": 5e-4, "unknown": 1e-5}.items():
         numbers = {"mean": 0, "std": spread, "min": -9 * spread, "max": 9 * spread, "q01": -spread, "q99": spread}
         statistics = {k: [v] for k, v in numbers.items()} | {"mask": [True]}
         normalize = normalizer("gaussian", statistics, (Dimension(name="x", unit=unit),), "test")

@@ -21,7 +21,7 @@ SETTINGS = "preprocessor_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 CONSTANT = 1e-6
 """A dimension whose range is at most this share of its magnitude is constant: it is neither scaled nor predicted."""
-FLOORS = {"metre": 1e-4, "radian": 1e-3, "1": 1e-3}
+FLOORS = {"metre": 1e-4, "radian": 2e-4, "1": 2e-4}
 """Smallest divisor by unit, so that the noise of a dimension that hardly moves is not blown up."""
 HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
