@@ -28,6 +28,9 @@ class Variation:
     data: DataConfig
     requirements: DataRequirements
 
+    def __post_init__(self):
+        _ = self.paraphrase  # a file that cannot be read is named now, not at the first sample
+
     def geometries(self, generate: Generate) -> dict[str, Geometry]:
         """By camera slot; those that are shown as they are may be missing."""
         crop, rotation = self.data.crop, self.data.rotation

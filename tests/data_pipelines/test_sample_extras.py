@@ -114,6 +114,11 @@ def test_other_wordings_come_from_the_file(data, tmp_path):
     assert texts == {"move 0", "drop 0 there", "move 1", "drop 1 there", "put object 2 in the pot"}
 
 
+def test_a_file_of_wordings_that_is_not_there_is_named_at_the_start(data):
+    with pytest.raises(InputError, match=r"nowhere.json: no readable JSON"):
+        open_generated(data, needs=needs(), task=TaskConfig(paraphrases="nowhere.json"))
+
+
 # ---- frame pairs and coarse chunks
 
 
