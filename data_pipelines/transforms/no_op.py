@@ -19,8 +19,10 @@ class NoOps:
     """In the unit of the column `delta`; without it, of the way from pose to commanded pose in metres and radians."""
 
     def __call__(self, columns: Trajectory, first_step: np.ndarray) -> np.ndarray:
-        """bool[n]; steps with numbers that are not finite are none. Args: columns: `delta`, or `pose` and `target_pose`;
-        `target_gripper` where there is one. first_step: int64[episode + 1].
+        """bool[n]; steps with numbers that are not finite are none.
+
+        Args: columns: `delta`, or `pose` and `target_pose`; `target_gripper` where there is one. first_step:
+        int64[episode + 1].
         """
         motion = columns["delta"] if "delta" in columns else delta_between(columns["pose"], columns["target_pose"])
         still = np.linalg.norm(motion.astype(np.float64), axis=1) < self.threshold

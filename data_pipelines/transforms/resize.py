@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from data_pipelines.transforms.geometry import UNCHANGED, WHOLE, Box, Geometry
+from data_pipelines.transforms.geometry import UNCHANGED, WHOLE, Geometry
 
 Filter = Literal["bicubic", "bilinear", "fast"]
 FILTERS = {
@@ -28,10 +28,8 @@ class Resize:
     width: int
     filter: Filter = "bicubic"
 
-    def __call__(self, picture: np.ndarray, geometry: Geometry | Box = UNCHANGED) -> np.ndarray:
+    def __call__(self, picture: np.ndarray, geometry: Geometry = UNCHANGED) -> np.ndarray:
         """uint8[y, x, 3] to uint8[height, width, 3]."""
-        if isinstance(geometry, tuple):
-            geometry = Geometry(geometry)
         y, x, _ = picture.shape
         if geometry.box != WHOLE or (y, x) != (self.height, self.width):
             left, upper, right, lower = geometry.box

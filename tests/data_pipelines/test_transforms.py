@@ -9,7 +9,8 @@ from PIL import Image
 
 from data_pipelines.transforms.crop import RandomCrop
 from data_pipelines.transforms.decode import Decode
-from data_pipelines.transforms.resize import WHOLE, Resize
+from data_pipelines.transforms.geometry import WHOLE, Geometry
+from data_pipelines.transforms.resize import Resize
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 NOTHING = np.zeros((0,), np.uint8)
@@ -76,7 +77,7 @@ def test_resize_of_a_fitting_picture_does_nothing_and_equals_pillow():
 def test_crop_and_resize_are_one_step():
     box = (0.1, 0.25, 0.9, 0.75)
     image = Image.fromarray(PICTURE).resize((30, 20), Image.Resampling.BICUBIC, box=(3, 5, 27, 15))
-    np.testing.assert_array_equal(Resize(20, 30)(PICTURE, box), np.asarray(image))
+    np.testing.assert_array_equal(Resize(20, 30)(PICTURE, Geometry(box)), np.asarray(image))
 
 
 def test_crops_stay_inside_and_keep_the_drawn_share_and_ratio():
