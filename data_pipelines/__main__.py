@@ -20,7 +20,14 @@ def main(arguments: list[str] | None = None) -> int:
         module = importlib.import_module(f"{commands.__name__}.{info.name}")
         module.add_arguments(subparsers.add_parser(info.name, help=module.HELP, description=module.__doc__))
         found[info.name] = module
-    options = parser.parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options, rest = parser.parse_known_args(arguments[:end])
+    if rest and "overrides" not in options:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if end < len(arguments) and "further" not in options:
+        parser.error(f"unrecognized arguments: {' '.join(arguments[end:])}")
+    options.overrides, options.further = rest, arguments[end + 1 :]
     try:
         return found[options.command].run(options)
     except InputError as error:

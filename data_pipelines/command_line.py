@@ -3,9 +3,13 @@
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_pipelines.storage import Location, locate
 from vla_jax.types import InputError
+
+if TYPE_CHECKING:
+    from data_pipelines.beam import Beam
 
 
 def add_directory(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +30,36 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
 
 def add_jobs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="processes (%(default)s)")
+
+
+def add_beam(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(further=[])
+    parser.add_argument(
+        "--parts", help="of --beam: a folder or URL that all workers see, for what they make (default: the cache)"
+    )
+    parser.add_argument(
+        "--beam",
+        action="store_true",
+        help="read the shards in an Apache Beam pipeline, its options after `--`: --beam -- --runner=FlinkRunner; "
+        "needs requirements-beam.txt",
+    )
+
+
+def beam_of(options: argparse.Namespace) -> "Beam | None":
+    """What `add_beam` was given."""
+    if not options.beam:
+        if options.parts is not None:
+            raise InputError(f"--parts {options.parts}: it is of --beam, which is not given")
+        if options.further:
+            raise InputError(f"-- {' '.join(options.further)}: options of a pipeline, but --beam is not given")
+        return None
+    try:
+        from data_pipelines.beam import Beam
+    except ImportError as error:
+        raise InputError(
+            f"--beam: {error}; make an environment of its own with `pip install -r requirements-beam.txt`"
+        ) from error
+    return Beam(options.further, options.parts)
 
 
 def positive(text: str) -> int:

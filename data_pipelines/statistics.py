@@ -20,7 +20,6 @@ from data_pipelines.cache import write_json
 from data_pipelines.discovery import Dataset, find_action_space, source_digests
 from data_pipelines.index.sidecar import Index, split_cache
 from data_pipelines.parts import Part, PartLostError, StoredPart, Work, find_or_build, made, part_digest, write_part
-from data_pipelines.schema import Trajectory
 from data_pipelines.standardization import standardize_episodes
 from data_pipelines.summary import Summary, summarize
 from data_pipelines.table import SMALL_SPLIT_STEPS, Table, part_name, read_columns
@@ -76,12 +75,7 @@ def open_statistics(
     dataset: Dataset, index: Index, table: Table, space: ActionSpace, cache: Path, *, jobs: int = 1
 ) -> DatasetStatistics:
     """From the cache where its key still holds, else computed and cached."""
-    required = find_action_space(space.form).REQUIRED
-    if missing := [key for key in required if key not in table.columns]:
-        raise InputError(
-            f"dataset {dataset.spec.name}: it cannot be mapped into the action space {space.form!r}, which needs "
-            f"{missing}; it gives {sorted(table.columns)}"
-        )
+    check_columns(dataset.spec.name, table.columns, space)
     empty = DatasetStatistics(
         dataset.spec.name, dataset.spec.robot, space, Summary(space), _made_from(dataset, index, space)
     )
@@ -122,7 +116,7 @@ def part_folder(table_part: str, space: ActionSpace) -> str:
     return f"statistics-{part_digest(table_part, space, *_code(space).values())}"
 
 
-def summarize_shard(columns: Trajectory, num_steps: np.ndarray, space: ActionSpace) -> Part:
+def summarize_shard(columns: Part, num_steps: np.ndarray, space: ActionSpace) -> Part:
     return summarize(columns, num_steps, space).arrays()
 
 
@@ -130,6 +124,14 @@ def _make_part(number: int, index: Index, folder: Path, space: ActionSpace) -> P
     rows, num_steps = index.shard_steps(number)
     columns = read_columns(folder, index.num_steps)
     return summarize_shard({key: column[rows] for key, column in columns.items()}, num_steps, space)
+
+
+def check_columns(dataset: str, columns: Part, space: ActionSpace) -> None:
+    if missing := [key for key in find_action_space(space.form).REQUIRED if key not in columns]:
+        raise InputError(
+            f"dataset {dataset}: it cannot be mapped into the action space {space.form!r}, which needs {missing}; "
+            f"it gives {sorted(columns)}"
+        )
 
 
 def _check(summary: Summary, where: str) -> None:

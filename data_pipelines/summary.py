@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.schema import Trajectory
 from data_pipelines.sketch import Sketch
 from data_pipelines.trajectories import Trajectories
 from data_pipelines.transforms.chunk import Chunk
@@ -55,14 +54,16 @@ class Summary:
         }
 
 
-def summarize(columns: Trajectory, num_steps: np.ndarray, space: ActionSpace) -> Summary:
-    """Args: columns: of a table; num_steps: int64[episode]."""
+def summarize(columns: Mapping[str, np.ndarray], num_steps: np.ndarray, space: ActionSpace) -> Summary:
+    """Args: columns: of a table, any where there are no steps; num_steps: int64[episode]."""
+    summary, chunk = Summary(space), Chunk(space.horizon)
+    summary.num_steps, summary.num_episodes = int(np.sum(num_steps)), len(num_steps)
+    if not summary.num_steps:
+        return summary
     form = importlib.import_module(f"data_pipelines.action_spaces.{space.form}")
     used = [key for key in (*form.REQUIRED, *getattr(form, "OPTIONAL", ()), "finite") if key in columns]
     columns = {key: np.asarray(columns[key]) for key in used}
     trajectories = Trajectories(np.append(0, np.cumsum(num_steps)), columns["target_valid"])
-    summary, chunk = Summary(space), Chunk(space.horizon)
-    summary.num_steps, summary.num_episodes = trajectories.num_steps, trajectories.num_episodes
     for start in range(0, trajectories.num_steps, BLOCK):
         rows = np.arange(start, min(start + BLOCK, trajectories.num_steps))
         finite = columns["finite"][rows]

@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 
 from data_pipelines.action_spaces import relative_pose
 from data_pipelines.cache import write_json
-from data_pipelines.command_line import add_cache, add_directory, add_jobs, check_writable
+from data_pipelines.command_line import add_beam, add_cache, add_directory, add_jobs, beam_of, check_writable
 from data_pipelines.discovery import find_dataset
 from data_pipelines.index.dataset_directory import read_directory
 from data_pipelines.index.sidecar import open_index
@@ -33,14 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", help=RECIPE_HELP)
     parser.add_argument("--split", default="train")
     parser.add_argument("--json", type=Path, help="also write dataset_statistics.json here")
+    add_beam(parser)
 
 
 def run(options: argparse.Namespace) -> int:
+    beam = beam_of(options)
     if options.json:
         check_writable("--json", options.json)
     space = load_recipe(options.config).action_space if options.config else relative_pose.action_space(1)
     directory = read_directory(options.directory)
     dataset = find_dataset(directory.name)
+    if beam is not None:
+        beam.summarize(directory, options.split, options.cache, dataset, space)
     index = open_index(directory, options.split, options.cache, jobs=options.jobs)
     table = open_table(dataset, index, options.cache, jobs=options.jobs)
     statistics = open_statistics(dataset, index, table, space, options.cache, jobs=options.jobs)

@@ -145,7 +145,7 @@ def find_index(directory: DatasetDirectory, split: str, cache: Path) -> Index | 
 
 def _build(directory: DatasetDirectory, split: str, cache: Path, *, jobs: int) -> None:
     shards, home = directory.shards(split), split_cache(directory, split, cache)
-    stamps = _stamps(shards)
+    stamps = stamps_of(shards)
     work = index_work(directory, split, stamps, home / "parts")
     with made(work, jobs=jobs if _is_large(shards) else 1), new_folder(home / "index") as temporary:
         write_sidecar(temporary, directory, split, work)
@@ -181,7 +181,7 @@ def _check_shards(index: Index, shards: tuple[Shard, ...], stamps_path: Path) ->
     known: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(stamps_path.read_text())
-    stamps, is_new = _stamps(shards), False
+    stamps, is_new = stamps_of(shards), False
     for shard, entry, now in zip(shards, index.tree["shards"], stamps):
         if now.num_bytes != entry["bytes"]:
             raise ValueError(f"{shard.path.name} has {now.num_bytes} bytes, it had {entry['bytes']}")
@@ -193,7 +193,7 @@ def _check_shards(index: Index, shards: tuple[Shard, ...], stamps_path: Path) ->
         _write_stamps(stamps_path, shards, index, stamps)
 
 
-def _stamps(shards: tuple[Shard, ...]) -> list[Stamp]:
+def stamps_of(shards: tuple[Shard, ...]) -> list[Stamp]:
     """InputError where a shard is gone."""
 
     def ask(shard: Shard) -> Stamp:

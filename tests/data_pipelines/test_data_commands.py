@@ -117,7 +117,7 @@ pipeline = open_generated(Path({str(tmp_path)!r}))
 with pipeline.batches(0) as batches:
     next(batches)
 import data_pipelines.__main__, data_pipelines.episodes, data_pipelines.writer
-heavy = {{"tensorflow", "torch", "transformers", "tensorflow_datasets"}}
+heavy = {{"tensorflow", "torch", "transformers", "tensorflow_datasets", "apache_beam"}}
 print(sorted(heavy & {{name.split(".")[0] for name in sys.modules}}))
 """
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -143,7 +143,7 @@ def test_parts_that_another_process_removed_before_they_were_read_are_made_again
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped"])
 def test_a_damaged_part_is_made_again(many_shards, finished, tmp_path, damage):
     directory = read_directory(many_shards)
-    stamps = sidecar._stamps(directory.shards("train"))
+    stamps = sidecar.stamps_of(directory.shards("train"))
     home = sidecar.split_cache(directory, "train", tmp_path)
     work = sidecar_writer.index_work(directory, "train", stamps, home / "parts")
     parts.make_missing(work, jobs=1)
