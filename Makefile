@@ -28,6 +28,7 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.data_pipeline
+	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.statistics
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.training_step
 
 $(STAMP): requirements.txt requirements-dev.txt requirements-export.txt

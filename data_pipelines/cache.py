@@ -51,15 +51,19 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 def write_json(target: Path, tree: Any) -> None:
     content = json.dumps(tree, indent=1, allow_nan=False) + "\n"
+    writable(target.parent)
+    _remove_abandoned(target)
     with new_file(target) as stream:
         stream.write(content.encode())
 
 
 @contextlib.contextmanager
 def new_file(target: Path) -> Iterator[BinaryIO]:
-    """Gives a temporary file that becomes `target`, replacing what was there, when the block succeeds."""
+    """Gives a temporary file that becomes `target`, replacing what was there, when the block succeeds.
+
+    What a killed process left is not looked for: that would cost a listing of the folder for each of many files.
+    """
     parent = writable(target.parent)
-    _remove_abandoned(target)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=parent)
     try:
         with os.fdopen(handle, "wb") as stream:
