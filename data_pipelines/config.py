@@ -98,10 +98,17 @@ class DataConfig:
     """How pictures are read. `frame`: one range read each, windows of the whole dataset mixed: local disks, NFS.
     `episode`: one range read an episode, windows mixed within a pool of episodes: object storage."""
     pool_episodes: int = 256
-    """Of each dataset, at most, whose windows are mixed in access mode `episode`."""
+    """Of each dataset, at most, whose windows are mixed in access mode `episode`; by all lanes together."""
     pool_bytes: int = 1 << 30
-    """Held by a host in access mode `episode`, by all datasets together, each by its share of the samples. A third is
-    what windows are drawn from, the rest are the pools before and after it. One episode is held in any case."""
+    """Held in access mode `episode` by a host that reads whole batches, by all datasets together, each by its share of
+    the samples; one that reads the rows of some lanes holds their part. A third is what windows are drawn from, the
+    rest are the pools before and after it. One episode of each lane is held in any case."""
+    lanes: int = 1
+    """Parts of a batch, of neighbouring rows, to which the episodes of an epoch are dealt in access mode `episode`. On
+    a pod set it to a multiple of the number of hosts that divides the batch size (64 suits most), and pool_bytes to
+    what a host may hold times the number of hosts: every host then reads the episodes of its lanes alone, all hosts
+    together one pass an epoch. Any number of hosts gives the same batches; hosts that share a lane each read all of it.
+    Another number of lanes is another order of the data: a run keeps it when it moves to more or fewer hosts."""
     statistics_per: Literal["dataset", "embodiment"] = "dataset"
     """`embodiment`: datasets of the same robot (by their SPECs) share statistics, of all their steps together."""
     skip_unlabeled: bool = False
@@ -128,6 +135,8 @@ class DataConfig:
             raise InputError(
                 f"data: pool_episodes={self.pool_episodes}, pool_bytes={self.pool_bytes}: at least 1 expected"
             )
+        if self.lanes < 1:
+            raise InputError(f"data.lanes={self.lanes}: at least 1 expected")
         if self.no_op_threshold is not None and not self.no_op_threshold > 0:
             raise InputError(f"data.no_op_threshold={self.no_op_threshold}: a positive number is expected")
         if not 0 <= self.mirror_share <= 1:

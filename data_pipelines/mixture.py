@@ -1,7 +1,13 @@
-"""The order of samples: a pure function of (seed, sample index), by Grain.
+"""The order of samples: a pure function of (seed, sample index).
 
-Each dataset's windows are shuffled anew every epoch and repeated (`pools.py` in access mode `episode`); the datasets
-are interleaved by weight. Row r of global batch s is sample s * batch_size + r, whatever the number of hosts.
+Each dataset's windows are shuffled anew every epoch and repeated, by Grain (`pools.py` in access mode `episode`); the
+datasets take turns by weight. Row r of global batch s is sample s * batch_size + r, whatever the number of hosts.
+
+With lanes (access mode `episode`) row r is of lane r // (batch_size / lanes). Every lane goes through the turns at its
+own pace, batch_size / lanes of them a step, and starts where the lane before it is after a step: so a batch is
+batch_size turns in a row, as without lanes, and each lane alone keeps the shares too.
+
+Axes: n samples.
 """
 
 import dataclasses
@@ -14,12 +20,13 @@ import numpy as np
 
 from data_pipelines.config import DataConfig
 from data_pipelines.exposure import shares
-from data_pipelines.pools import FOR_EVER, Drawn, EpisodeOrder, Visit
+from data_pipelines.pools import FOR_EVER, GROUPS_HELD, EpisodeOrder, Visit
 from data_pipelines.source import Source
+from vla_jax.types import InputError
 
 FEW_WINDOWS = 4096
-GROUPS_HELD = 3
-"""Of a dataset in access mode `episode`: the one before, the one that is drawn from, the one that is fetched."""
+SMALLEST_SHARE = 100
+"""The datasets take turns by whole numbers, of which this is the least."""
 
 
 class Draw(enum.IntEnum):
@@ -47,22 +54,60 @@ class Mixture:
     weights: tuple[float, ...]
     pools: tuple[EpisodeOrder, ...] = ()
     """Of each dataset, in access mode `episode`."""
-
-    @functools.cached_property
-    def _order(self) -> grain.MapDataset:
-        if self.pools:
-            parts = [grain.MapDataset.source(order) for order in self.pools]
-        else:
-            parts = [_shuffled(size, order_seed(self.seed, number)) for number, size in enumerate(self.sizes)]
-        tagged = [part.map(_Tag(number)) for number, part in enumerate(parts)]
-        return grain.MapDataset.mix(tagged, weights=self.weights) if len(tagged) > 1 else tagged[0]
+    batch_size: int = 1
+    lanes: int = 1
 
     def __getitem__(self, sample: int) -> tuple[int, int]:
         """(dataset, window)."""
-        return self._order[sample][:2]
+        return self.planned(np.array([sample]))[0][:2]
 
-    def planned(self, sample: int) -> Planned:
-        return self._order[sample]
+    def planned(self, samples: np.ndarray) -> list[Planned]:
+        step, row = np.divmod(samples, self.batch_size)
+        lane = row // self._lane_rows
+        dataset, place = self._taken(step * self._lane_rows + row)
+        if self.pools:
+            place = place - self._first_place[lane, dataset]
+        return list(map(self._planned, dataset.tolist(), place.tolist(), lane.tolist()))
+
+    def _planned(self, dataset: int, place: int, lane: int) -> Planned:
+        """Args: place: among the samples that the lane draws from the dataset."""
+        if not self.pools:
+            return Planned(dataset, int(self._shuffled[dataset][place]))
+        pool = self.pools[dataset]
+        sharing = self.lanes // pool.num_lanes
+        return Planned(dataset, *pool.drawn(lane // sharing, place * sharing + lane % sharing))
+
+    def _taken(self, turns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which dataset has each turn int64[n], and how many it had before int64[n]."""
+        before, after = self._counts(turns), self._counts(turns + 1)
+        dataset = (after - before).argmax(axis=1)
+        return dataset, before[np.arange(len(turns)), dataset]
+
+    def _counts(self, turns: np.ndarray) -> np.ndarray:
+        """How many of the first turns are each dataset's, int64[n, dataset]: those of `grain.MapDataset.mix`."""
+        scale = SMALLEST_SHARE / min(self.weights)
+        shares = [int(weight * scale) for weight in self.weights]
+        total, counts = sum(shares), []
+        left = turns.astype(np.int64 if int(turns.max()) * total < 1 << 63 else object)
+        for share in shares:
+            others = left * (total - share) // total
+            counts.append(left - others)
+            left, total = others, total - share
+        return np.stack(counts, axis=1).astype(np.int64)
+
+    @property
+    def _lane_rows(self) -> int:
+        return self.batch_size // self.lanes
+
+    @functools.cached_property
+    def _first_place(self) -> np.ndarray:
+        """int64[lane, dataset]: what the lane's turns begin with."""
+        return self._counts(np.arange(self.lanes) * self._lane_rows)
+
+    @functools.cached_property
+    def _shuffled(self) -> list[grain.MapDataset]:
+        """Windows of each dataset, in access mode `frame`."""
+        return [_shuffled(size, order_seed(self.seed, number)) for number, size in enumerate(self.sizes)]
 
     def replacement(self, dataset: int, sample: int, attempt: int) -> int:
         """A window of the same dataset in place of a bad one; attempt 1, 2, ..."""
@@ -104,26 +149,26 @@ def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(size)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Tag:
-    dataset: int
-
-    def __call__(self, drawn: int | Drawn) -> Planned:
-        if isinstance(drawn, Drawn):
-            return Planned(self.dataset, *drawn)
-        return Planned(self.dataset, int(drawn))
-
-
-def open_mixture(data: DataConfig, sources: list[Source], seed: int) -> Mixture:
+def open_mixture(data: DataConfig, sources: list[Source], seed: int, batch_size: int) -> Mixture:
     transitions = [source.index.num_steps for source in sources]
     weights = shares(data.mixture, transitions, weigh_by_size=data.weigh_by_size)
-    pools: tuple[EpisodeOrder, ...] = ()
-    if data.access == "episode":
-        pools = tuple(
-            source.episode_order(order_seed(seed, number), data.pool_episodes, pool_bytes(data, share) // GROUPS_HELD)
-            for number, (source, share) in enumerate(zip(sources, weights))
+    sizes = tuple(len(source.anchors) for source in sources)
+    if data.access == "frame":
+        return Mixture(seed, sizes, weights)
+    if batch_size % data.lanes:
+        raise InputError(
+            f"data.lanes={data.lanes}: a batch of {batch_size} rows is no multiple of it; "
+            f"set --batch-size to one, or data.lanes to a divisor, best a multiple of the number of hosts"
         )
-    return Mixture(seed, tuple(len(source.anchors) for source in sources), weights, pools)
+    pools = tuple(
+        source.episode_order(
+            *(order_seed(seed, number), data.lanes),
+            max_episodes=data.pool_episodes,
+            max_bytes=pool_bytes(data, share) // GROUPS_HELD,
+        )
+        for number, (source, share) in enumerate(zip(sources, weights))
+    )
+    return Mixture(seed, sizes, weights, pools, batch_size, data.lanes)
 
 
 def pool_bytes(data: DataConfig, share: float) -> int:

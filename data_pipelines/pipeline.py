@@ -27,6 +27,7 @@ from data_pipelines.config import DataConfig, MixtureEntry
 from data_pipelines.discovery import find_dataset
 from data_pipelines.index.dataset_directory import read_directory
 from data_pipelines.mixture import Draw, Mixture, Planned, open_mixture, pool_bytes
+from data_pipelines.pools import Visit
 from data_pipelines.quarantine import Quarantine
 from data_pipelines.reading import EpisodeReader, one_by_one, together
 from data_pipelines.source import BadRecordError, Source, open_source
@@ -72,7 +73,7 @@ def open_pipeline(
         found = (source.statistics(Path(cache), jobs=jobs) for source in by_robot)
         statistics = statistics_trees(found, data.statistics_per)
     statistics = {name: statistics_of(name, statistics) for name in names}
-    mixture = open_mixture(data, sources, seed)
+    mixture = open_mixture(data, sources, seed, batch_size)
     for number, (source, pool) in enumerate(zip(sources, mixture.pools)):
         reader = EpisodeReader(source.index, pool, pool_bytes(data, mixture.weights[number]))
         sources[number] = dataclasses.replace(source, reader=reader)
@@ -150,14 +151,13 @@ class Pipeline:
 
     def read(self, step: int, rows: slice | None = None) -> tuple[list[Sample], dict[str, np.ndarray]]:
         """The windows of a batch as they were chosen, and their pictures as `Assembler.empty_images` lists them."""
-        samples = [int(sample) for sample in self._samples(step)[rows or slice(None)]]
-        planned = [self.mixture.planned(sample) for sample in samples]
-        for dataset, visit in dict.fromkeys((plan.dataset, plan.visit) for plan in planned):
-            self.sources[dataset].reader.visit(visit)
+        samples = self._samples(step)[rows or slice(None)]
+        planned = self.mixture.planned(samples)
+        self._visit(planned)
         images = self.assembler.empty_images(len(samples))
 
         def read(place: int) -> Sample:
-            return self._read_sample(samples[place], planned[place], {k: v[place] for k, v in images.items()})
+            return self._read_sample(int(samples[place]), planned[place], {k: v[place] for k, v in images.items()})
 
         chosen = self.read_all(read, range(len(samples)))
         self.quarantine.count(len(chosen), sum(sample.attempt > 0 for sample in chosen))
@@ -169,7 +169,16 @@ class Pipeline:
         The same as `Batch.sample_ids` once the bad pictures in that batch are known, that is after it was read in this
         run, here or before a resume; until then a sample with an unknown bad picture is given as it was planned.
         """
-        return np.array([self._plan(int(sample)) for sample in self._samples(step)], np.int32)
+        samples = self._samples(step)
+        return np.array(list(map(self._plan, samples.tolist(), self.mixture.planned(samples))), np.int32)
+
+    def _visit(self, planned: list[Planned]) -> None:
+        visits: dict[int, dict[Visit, None]] = {}
+        for plan in planned:
+            if plan.visit is not None:
+                visits.setdefault(plan.dataset, {})[plan.visit] = None
+        for dataset, groups in visits.items():
+            self.sources[dataset].reader.visit(list(groups))
 
     def _samples(self, step: int) -> np.ndarray:
         return np.arange(step * self.batch_size, (step + 1) * self.batch_size)
@@ -201,8 +210,8 @@ class Pipeline:
                 self.quarantine.record(source, bad, sample, candidate.attempt)
         raise AssertionError("candidates end with an error")
 
-    def _plan(self, sample: int) -> tuple[int, int, int]:
-        for candidate in self._candidates(sample, self.mixture.planned(sample)):
+    def _plan(self, sample: int, planned: Planned) -> tuple[int, int, int]:
+        for candidate in self._candidates(sample, planned):
             source = self.sources[candidate.dataset]
             try:
                 chosen = self._checked(candidate)

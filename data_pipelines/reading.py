@@ -4,20 +4,24 @@ Both give the same bytes; they differ in requests and memory. Safe across thread
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from data_pipelines.index.shard_reader import read_range
 from data_pipelines.index.sidecar import Index
-from data_pipelines.pools import EpisodeOrder, Visit
+from data_pipelines.pools import GROUPS_HELD, EpisodeOrder, Visit
 from data_pipelines.storage import MAX_REQUESTS
 
 NUM_READERS = 8
 """Episodes of a dataset that are fetched at the same time."""
 MOST_GROUPS = 16
+"""Held of a lane."""
+Records = dict[int, Future[bytes]]
+"""By episode."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -25,8 +29,8 @@ Result = TypeVar("Result")
 class Reader(Protocol):
     """Of one dataset."""
 
-    def visit(self, visit: Visit | None) -> None:
-        """Says which windows are about to be read."""
+    def visit(self, visits: Sequence[Visit]) -> None:
+        """Says of which groups of episodes windows are about to be read, in access mode `episode`."""
 
     def read(self, row: int, offset: int, length: int) -> bytes:
         """Bytes of the shard in which the step lies; fewer where a local shard is shorter than it was."""
@@ -40,7 +44,7 @@ class RangeReader:
         self._shards = index.shards
         self._shard_of_episode = index.episodes[:, 0].tolist()
 
-    def visit(self, visit: Visit | None) -> None:
+    def visit(self, visits: Sequence[Visit]) -> None:
         pass
 
     def read(self, row: int, offset: int, length: int) -> bytes:
@@ -52,29 +56,37 @@ class RangeReader:
 
 
 class EpisodeReader:
-    """Reads the records of a visited group of episodes, and of the group after it, in the background.
+    """Reads the records of visited groups of episodes, and of the groups after them, in the background.
 
-    Holds at most `max_bytes`: at least the groups before, at and after the last visit, each a third of it (more only
-    where a single episode is larger); older ones while there is room.
+    Each lane that is visited holds at most its part of `max_bytes`, which is of all lanes: at least the groups before,
+    at and after its last visit, each a third of it (more only where a single episode is larger); older ones while there
+    is room.
     """
 
     def __init__(self, index: Index, order: EpisodeOrder, max_bytes: int):
-        self._index, self._order, self._max_bytes = index, order, max_bytes
+        self._index, self._order = index, order
+        self._lane_bytes = max_bytes // order.num_lanes
         self._ranges = RangeReader(index)
         self._lock = threading.Lock()
-        self._held: dict[Visit, dict[int, Future[bytes]]] = {}
+        self._held: dict[int, dict[Visit, Records]] = {}
+        """By lane."""
+        self._records: WeakValueDictionary[int, Future[bytes]] = WeakValueDictionary()
+        """By episode: those of the groups that are held."""
 
-    def visit(self, visit: Visit | None) -> None:
-        assert visit is not None
+    def visit(self, visits: Sequence[Visit]) -> None:
+        threads = ThreadPoolExecutor(NUM_READERS, "episodes")
         with self._lock:
-            for group in (visit, self._order.after(visit)):
-                self._held[group] = self._held.pop(group, {}) or self._load(group)  # the latest is last
-            self._forget()
+            for visit in (*visits, *map(self._order.after, visits)):
+                held = self._held.setdefault(visit.lane, {})
+                held[visit] = held.pop(visit, {}) or self._load(visit, threads)  # the latest is last
+            for lane in {visit.lane for visit in visits}:
+                self._forget(self._held[lane])
+        threads.shutdown(wait=False)  # they end with the last record
 
     def read(self, row: int, offset: int, length: int) -> bytes:
         episode = int(np.searchsorted(self._index.first_step, row, side="right")) - 1
         with self._lock:
-            record = next((group[episode] for group in self._held.values() if episode in group), None)
+            record = self._records.get(episode)
         if record is None:  # a replacement, which may be of any episode
             return self._ranges.read(row, offset, length)
         try:
@@ -85,31 +97,32 @@ class EpisodeReader:
 
     def close(self) -> None:
         with self._lock:
-            for group in self._held.values():
-                for record in group.values():
-                    record.cancel()
+            for record in self._records.values():
+                record.cancel()
             self._held.clear()
+            self._records.clear()
 
-    def _load(self, visit: Visit) -> dict[int, Future[bytes]]:
-        known = {episode: record for group in self._held.values() for episode, record in group.items()}
-        threads = ThreadPoolExecutor(NUM_READERS, "episodes")
+    def _load(self, visit: Visit, threads: ThreadPoolExecutor) -> Records:
         group = {
-            episode: known.get(episode) or threads.submit(self._read_record, episode)
+            episode: self._records.get(episode) or threads.submit(self._read_record, episode)
             for episode in self._order.episodes(visit).tolist()
         }
-        threads.shutdown(wait=False)  # they end with the last record
+        self._records.update(group)
         return group
 
     def _read_record(self, episode: int) -> bytes:
         _, offset, length, first_row, _ = self._index.episodes[episode].tolist()
         return self._ranges.read(first_row, offset, length)
 
-    def _forget(self) -> None:
-        sizes = {visit: int(self._order.num_bytes[list(group)].sum()) for visit, group in self._held.items()}
-        for visit in list(self._held)[:-3]:
-            if sum(sizes.values()) <= self._max_bytes and len(sizes) <= MOST_GROUPS:
+    def _forget(self, held: dict[Visit, Records]) -> None:
+        """Of a lane."""
+        if len(held) <= GROUPS_HELD:
+            return
+        sizes = {visit: int(self._order.num_bytes[list(group)].sum()) for visit, group in held.items()}
+        for visit in list(held)[:-GROUPS_HELD]:
+            if sum(sizes.values()) <= self._lane_bytes and len(sizes) <= MOST_GROUPS:
                 return
-            del self._held[visit], sizes[visit]
+            del held[visit], sizes[visit]
 
 
 def one_by_one(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:

@@ -127,17 +127,22 @@ class Source:
             raise InputError(f"dataset {self.name}: every step is a no-op by data.no_op_threshold={no_ops.threshold}")
         return moving
 
-    def episode_order(self, seed: int, max_episodes: int, max_bytes: int) -> EpisodeOrder:
-        """Args: max_bytes: of a group of episodes."""
+    def episode_order(self, seed: int, lanes: int, *, max_episodes: int, max_bytes: int) -> EpisodeOrder:
+        """With as many lanes, or the largest part of them that has windows for each.
+
+        Args: max_episodes, max_bytes: of the groups that all lanes draw from at a time, together.
+        """
+        num_lanes = max(n for n in range(1, min(lanes, len(self.anchors)) + 1) if lanes % n == 0)
+        max_episodes, max_bytes = max(1, max_episodes // num_lanes), max_bytes // num_lanes
         num_bytes = np.asarray(self.index.episodes[:, 2])
         if (largest := int(num_bytes.max())) > max_bytes:
             LOG.warning(
-                "dataset %s: its largest episode has %d bytes, data.pool_bytes leaves it %d for a pool of them: "
+                "dataset %s: its largest episode has %d bytes, data.pool_bytes leaves each lane %d for a pool of them: "
                 "windows are hardly mixed; raise it",
                 *(self.name, largest, max_bytes),
             )
         first_window = np.searchsorted(self.anchors, self.index.first_step)
-        return EpisodeOrder(seed, first_window, num_bytes, max_episodes, max_bytes)
+        return EpisodeOrder(seed, first_window, num_bytes, max_episodes, max_bytes, num_lanes)
 
     def statistics(self, cache: Path, *, jobs: int = 1) -> DatasetStatistics:
         space = self.requirements.action_space

@@ -5,6 +5,7 @@ Axes: step (all episodes of the pool in order).
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class PoolIndex(Index):
 class PoolReader:
     pictures: list[Any]
 
-    def visit(self, visit: Visit | None) -> None:
+    def visit(self, visits: Sequence[Visit]) -> None:
         pass
 
     def read(self, row: int, offset: int, length: int) -> Any:

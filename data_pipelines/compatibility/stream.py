@@ -31,8 +31,9 @@ from data_pipelines.assembly import Assembler, statistics_of
 from data_pipelines.compatibility.pools import PoolSource, pool_source, sampled
 from data_pipelines.compatibility.trajectories import StreamedEpisode, Trajectories
 from data_pipelines.config import DataConfig
-from data_pipelines.mixture import GROUPS_HELD, Mixture, Planned, order_seed
+from data_pipelines.mixture import Mixture, Planned, order_seed
 from data_pipelines.pipeline import Batches, Pipeline
+from data_pipelines.pools import GROUPS_HELD
 from data_pipelines.quarantine import Quarantine
 from data_pipelines.reading import one_by_one
 from data_pipelines.summary import Summary, summarize
@@ -213,7 +214,10 @@ class PoolOrder(Mixture):
 
     held: tuple[Placed, ...] = ()
 
-    def planned(self, sample: int) -> Planned:
+    def planned(self, samples: np.ndarray) -> list[Planned]:
+        return [self._in_pool(sample) for sample in samples.tolist()]
+
+    def _in_pool(self, sample: int) -> Planned:
         place = next(place for place, pool in enumerate(self.held) if pool.first_sample <= sample < pool.end)
         return Planned(place, int(self._orders[place][sample - self.held[place].first_sample]))
 

@@ -42,13 +42,13 @@ def open_pooled(root, **arguments):
 
 def test_the_order_is_the_one_that_earlier_runs_had():
     order = episode_order()
-    assert [order[place].window for place in range(16)] == ORDER
+    assert [order.drawn(0, place).window for place in range(16)] == ORDER
 
 
 def test_every_window_comes_once_an_epoch_and_groups_hold_what_they_may():
     order = episode_order()
     for epoch in range(4):
-        drawn = [order[13 * epoch + place] for place in range(13)]
+        drawn = [order.drawn(0, 13 * epoch + place) for place in range(13)]
         assert sorted(d.window for d in drawn) == list(range(13))
         assert {d.visit.epoch for d in drawn} == {epoch}
         groups = [d.visit.group for d in drawn]
@@ -57,18 +57,18 @@ def test_every_window_comes_once_an_epoch_and_groups_hold_what_they_may():
             episodes = order.episodes(Visit(epoch, group))
             assert len(episodes) <= 2
             assert order.num_bytes[episodes].sum() <= 250 or episodes.tolist() == [3]  # larger than the limit, alone
-    assert len({tuple(order[13 * epoch + place].window for place in range(13)) for epoch in range(4)}) == 4
+    assert len({tuple(order.drawn(0, 13 * epoch + place).window for place in range(13)) for epoch in range(4)}) == 4
 
 
 def test_windows_of_a_group_are_mixed_and_groups_follow_one_another():
     order = episode_order(first_window=np.arange(0, 401, 20), num_bytes=np.ones(20, int), max_episodes=5)
-    episodes = [order[place].window // 20 for place in range(400)]
+    episodes = [order.drawn(0, place).window // 20 for place in range(400)]
     for start in range(0, 400, 100):
         assert len(set(episodes[start : start + 100])) == 5
         assert len(set(episodes[start : start + 20])) >= 4
-    visit = order[0].visit
+    visit = order.drawn(0, 0).visit
     for place in range(0, 800, 100):
-        assert order[place].visit == visit
+        assert order.drawn(0, place).visit == visit
         visit = order.after(visit)
 
 
@@ -134,9 +134,9 @@ def test_the_next_group_is_fetched_before_it_is_drawn_from(tmp_path):
     pipeline = open_pooled(tmp_path, mixture={"bridge_dataset": 1.0}, batch_size=1)
     reader = pipeline.sources[0].reader
     pipeline.batch(0)
-    (group, after) = list(reader._held)
+    (group, after) = list(reader._held[0])
     assert (group, after) == (Visit(0, 0), Visit(0, 1))
-    for record in reader._held[after].values():
+    for record in reader._held[0][after].values():
         assert len(record.result(timeout=10)) > 0
     reader.close()
 
@@ -148,9 +148,9 @@ def test_what_is_held_stays_within_the_limit(tmp_path):
     record = int(pipeline.sources[0].index.episodes[:, 2].max())
     for step in range(60):
         pipeline.batch(step)
-        held = {id(f): f for group in list(reader._held.values()) for f in group.values()}
+        held = {id(f): f for group in list(reader._held[0].values()) for f in group.values()}
         largest = max(largest, sum(len(future.result()) for future in held.values()))
-        groups = max(groups, len(reader._held))
+        groups = max(groups, len(reader._held[0]))
     reader.close()
     assert 400_000 - 3 * record < largest <= 400_000
     assert groups >= 3

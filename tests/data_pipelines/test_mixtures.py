@@ -105,8 +105,7 @@ def test_drawn_frequencies_are_the_weights_and_windows_come_up_equally_often():
     sizes = [3 + 7 * (number % 6) for number in range(len(entries))]
     order = Mixture(seed=5, sizes=tuple(sizes), weights=shares(entries, sizes, weigh_by_size=True))
     windows = [np.zeros(size, int) for size in sizes]
-    for sample in range(drawn):
-        dataset, window = order[sample]
+    for dataset, window, _ in order.planned(np.arange(drawn)):
         windows[dataset][window] += 1
     expected = exposures(entries, sizes, weigh_by_size=True, num_steps=drawn // 50, batch_size=50)
     for counts, exposure in zip(windows, expected):
