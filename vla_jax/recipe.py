@@ -7,16 +7,15 @@ run like any script; configurations that travel with checkpoints are JSON and ne
 import contextlib
 import importlib.util
 import inspect
-import io
-import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-import tyro
-
+from data_pipelines.recipe import override
 from vla_jax.config import RunConfig
 from vla_jax.types import InputError
+
+__all__ = ["load", "override"]
 
 
 def load(name: str) -> RunConfig:
@@ -60,42 +59,3 @@ def _broken_recipe_refused(name: str, file: Path) -> Iterator[None]:
         own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
         line = f", line {own[-1]}" if own else ""
         raise InputError(f"--config {name}: {file}{line}: {type(error).__name__}: {error}") from error
-
-
-def override(config: RunConfig, arguments: Sequence[str], *, program: str) -> RunConfig:
-    """Applies `--dotted.key value` arguments; unknown keys and unfit values are InputErrors. `--help` exits 0."""
-    message = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(message):
-            return tyro.cli(
-                type(config),
-                default=config,
-                args=list(arguments),
-                prog=program,
-                config=(tyro.conf.AvoidSubcommands,),
-            )
-    except SystemExit as exit_:
-        if not exit_.code:
-            raise
-        cause: BaseException | None = exit_
-        while cause is not None:
-            if isinstance(cause, InputError):  # a configuration's own check
-                raise cause from None
-            cause = cause.__context__
-        raise InputError(_sentence(message.getvalue())) from None
-
-
-def _sentence(message: str) -> str:
-    """One sentence out of tyro's box: its first section, and the keys it offers instead."""
-    lines = [line.strip("│ ") for line in message.splitlines()]
-    lines = lines[1:] if lines[0].startswith("╭") else lines[2:]  # its title; where only ASCII prints, a rule below it
-    end = next((number for number, line in enumerate(lines) if re.match("─{3}|-{3}|╰", line)), len(lines))
-    said = " ".join(lines[:end])
-    kind, _, named = said.partition(": ")
-    if kind != "Unrecognized options":
-        return said.removeprefix("Error parsing ")
-    words = named.split(", ")
-    unknown = [word.partition("=")[0] for word in words if word.startswith("--")] or words
-    offered = dict.fromkeys(re.findall(r"^--\w[\w.-]*", "\n".join(lines[end:]), re.MULTILINE))
-    instead = f"did you mean {' or '.join(offered)}?" if offered else "--help lists those there are"
-    return f"{', '.join(unknown)}: no such key; {instead}"

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.index.sidecar import Index
-from data_pipelines.reading import RangeReader
+from data_pipelines.reading import RangeReader, Reader
 from data_pipelines.report.language import shown as shown_text
 from data_pipelines.report.motion import targets
 from data_pipelines.source import Source
@@ -159,12 +159,16 @@ class FilmMaker:
         return tuple(panels)
 
     def _picture(self, key: str, row: int, height: int) -> str | None:
-        offset, length = map(int, self.index.column(key, "image")[row])
         try:
-            picture = Decode()(self.reader.read(row, offset, length), ANY_SIZE)
+            return jpeg_uri(read_picture(self.index, self.reader, key, row), height)
         except (ValueError, InputError):
             return None
-        return jpeg_uri(picture, height)
+
+
+def read_picture(index: Index, reader: Reader, key: str, row: int) -> np.ndarray:
+    """uint8[y, x, 3] as stored; ValueError where undecodable. Args: key: of features.json."""
+    offset, length = map(int, index.column(key, "image")[row])
+    return Decode()(reader.read(row, offset, length), ANY_SIZE)
 
 
 def jpeg_uri(picture: np.ndarray, height: int) -> str:
