@@ -107,8 +107,9 @@ class DataConfig:
     """Parts of a batch, of neighbouring rows, to which the episodes of an epoch are dealt in access mode `episode`. On
     a pod set it to a multiple of the number of hosts that divides the batch size (64 suits most), and pool_bytes to
     what a host may hold times the number of hosts: every host then reads the episodes of its lanes alone, all hosts
-    together one pass an epoch. Any number of hosts gives the same batches; hosts that share a lane each read all of it.
-    Another number of lanes is another order of the data: a run keeps it when it moves to more or fewer hosts."""
+    together one pass an epoch. Any number of hosts gives the same batches; hosts that share a lane each read all of it,
+    as those do that share the lanes of a small dataset, which has fewer. Another number of lanes is another order of
+    the data: a run keeps it when it moves to more or fewer hosts."""
     statistics_per: Literal["dataset", "embodiment"] = "dataset"
     """`embodiment`: datasets of the same robot (by their SPECs) share statistics, of all their steps together."""
     skip_unlabeled: bool = False

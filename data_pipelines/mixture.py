@@ -5,7 +5,8 @@ datasets take turns by weight. Row r of global batch s is sample s * batch_size 
 
 With lanes (access mode `episode`) row r is of lane r // (batch_size / lanes). Every lane goes through the turns at its
 own pace, batch_size / lanes of them a step, and starts where the lane before it is after a step: so a batch is
-batch_size turns in a row, as without lanes, and each lane alone keeps the shares too.
+batch_size turns in a row, as without lanes, and each lane alone keeps the shares too. A dataset that is too small for
+so many lanes has fewer; neighbouring lanes then draw from one in turn.
 
 Axes: n samples.
 """

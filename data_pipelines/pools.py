@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 FOR_EVER = 1 << 48
+FEWEST_WINDOWS = 64
+"""Of a lane: lanes differ by one window, and those of the shorter come so much more often."""
 GROUPS_HELD = 3
 """Of a lane: the one before, the one that is drawn from, the one that is fetched."""
 EPOCHS_KNOWN, GROUPS_KNOWN = 4, 8
@@ -55,7 +57,7 @@ class EpisodeOrder:
     max_bytes: int
     """Of a group."""
     num_lanes: int = 1
-    """At most the number of windows."""
+    """At most the number of windows; see `lanes_of`."""
 
     def drawn(self, lane: int, place: int) -> Drawn:
         epoch, place = divmod(place, self._end(lane) - self._end(lane - 1))
@@ -122,3 +124,9 @@ class EpisodeOrder:
         windows = np.concatenate([np.arange(first, end) for first, end in spans])
         key = (self.seed, visit.epoch, 1 + visit.group) + ((visit.lane,) if visit.lane else ())
         return np.random.default_rng(key).permutation(windows)
+
+
+def lanes_of(num_windows: int, wanted: int) -> int:
+    """As many as wanted, or the largest part of them of which each has windows enough."""
+    most = max(1, num_windows // FEWEST_WINDOWS)
+    return max(number for number in range(1, min(wanted, most) + 1) if wanted % number == 0)

@@ -19,7 +19,7 @@ from data_pipelines.index.dataset_directory import DatasetDirectory
 from data_pipelines.index.shard_index import STEPS
 from data_pipelines.index.sidecar import Index, open_index
 from data_pipelines.normalization import Normalizer, normalizer
-from data_pipelines.pools import EpisodeOrder
+from data_pipelines.pools import EpisodeOrder, lanes_of
 from data_pipelines.reading import RangeReader, Reader
 from data_pipelines.schema import Trajectory
 from data_pipelines.statistics import DatasetStatistics, open_statistics
@@ -128,11 +128,8 @@ class Source:
         return moving
 
     def episode_order(self, seed: int, lanes: int, *, max_episodes: int, max_bytes: int) -> EpisodeOrder:
-        """With as many lanes, or the largest part of them that has windows for each.
-
-        Args: max_episodes, max_bytes: of the groups that all lanes draw from at a time, together.
-        """
-        num_lanes = max(n for n in range(1, min(lanes, len(self.anchors)) + 1) if lanes % n == 0)
+        """Args: max_episodes, max_bytes: of the groups that all lanes draw from at a time, together."""
+        num_lanes = lanes_of(len(self.anchors), lanes)
         max_episodes, max_bytes = max(1, max_episodes // num_lanes), max_bytes // num_lanes
         num_bytes = np.asarray(self.index.episodes[:, 2])
         if (largest := int(num_bytes.max())) > max_bytes:
