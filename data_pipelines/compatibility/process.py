@@ -3,39 +3,63 @@
 TensorFlow there sees no accelerator: it would take the memory that JAX needs.
 """
 
+import contextlib
 import dataclasses
+import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from data_pipelines.compatibility.trajectories import in_order
+from data_pipelines.compatibility.trajectories import NumpyDataset, in_order
 from data_pipelines.workers import start_workers
 
 HIDDEN = ("CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS")
-_elements: Iterator[Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class SeparateProcess:
-    """Give it to `open_stream` in the place of a dataset."""
+    """In the place of a dataset; the process starts with the first pass and ends with this object."""
 
     make: Callable[[], Any]
     """Makes the dataset; a function of a module, which is imported there, with `import tensorflow` inside it."""
+    _numbers: Iterator[int] = dataclasses.field(default_factory=itertools.count, init=False, repr=False)
 
     def as_numpy_iterator(self) -> Iterator[Any]:
-        with start_workers(1, _hide_accelerators) as workers:
-            ahead = workers.submit(_next, self.make)
+        number = next(self._numbers)
+        ahead = self._workers.submit(_next, self.make, number)
+        try:
             while (element := ahead.result()) is not None:
-                ahead = workers.submit(_next, self.make)
+                ahead = self._workers.submit(_next, self.make, number)
                 yield element
+        finally:
+            with contextlib.suppress(RuntimeError):  # the process has ended
+                self._workers.submit(_forget, number)
+
+    @functools.cached_property
+    def _workers(self) -> ProcessPoolExecutor:
+        return start_workers(1, _hide_accelerators)
+
+
+# In that process.
+
+_dataset: NumpyDataset | None = None
+_passes: dict[int, Iterator[Any]] = {}
 
 
 def _hide_accelerators() -> None:
     os.environ.update(dict.fromkeys(HIDDEN, ""))
 
 
-def _next(make: Callable[[], Any]) -> Any:
-    global _elements
-    if _elements is None:
-        _elements = in_order(make()).as_numpy_iterator()
-    return next(_elements, None)
+def _next(make: Callable[[], Any], number: int) -> Any:
+    global _dataset
+    if _dataset is None:
+        _dataset = in_order(make())
+    if number not in _passes:
+        _passes[number] = _dataset.as_numpy_iterator()
+    return next(_passes[number], None)
+
+
+def _forget(number: int) -> None:
+    _passes.pop(number, None)

@@ -5,6 +5,7 @@ Prints one JSON object: by name of a check, how many values were compared and ho
 are read by tensorflow_datasets (the oracle) and by our index, pipeline and stream.
 """
 
+import dataclasses
 import itertools
 import json
 import sys
@@ -21,11 +22,12 @@ from data_pipelines.compatibility.rlds import rlds_trajectories
 from data_pipelines.compatibility.stream import open_stream
 from data_pipelines.compatibility.trajectories import Trajectories
 from data_pipelines.config import DataConfig
-from data_pipelines.discovery import find_dataset
+from data_pipelines.discovery import Dataset, find_dataset
 from data_pipelines.index.dataset_directory import read_directory
 from data_pipelines.index.shard_index import STEPS
 from data_pipelines.index.shard_reader import read_range
 from data_pipelines.index.sidecar import Index, open_index
+from data_pipelines.pipeline import Pipeline
 from data_pipelines.transforms.decode import Decode
 
 BATCHES = 8
@@ -54,16 +56,63 @@ def main(folder: Path, split: str, cache: Path, with_dlimp: bool) -> None:
     for number, episode in enumerate(encoded.as_numpy_iterator()):
         compare_numbers(report, index, number, episode)
         compare_pictures(report, index, number, episode["steps"])
-    spec = find_dataset(builder.name).spec
-    size = next(feature.shape for key, feature in index.directory.features.items() if feature.kind == "image")[:2]
-    needs = requirements(normalization="gaussian", cameras=tuple(spec.cameras)[:2], size=size)
-    streams = {"stream": encoded}
+    size = next(feature.shape for feature in index.directory.features.values() if feature.kind == "image")[:2]
+    dataset, needs = find_dataset(builder.name), requirements(normalization="gaussian", size=size)
+    pipeline = open_generated(
+        folder.parent.parent, mixture={dataset.spec.name: 1.0}, needs=needs, cache=cache, split=split
+    )
+    streams = {
+        "stream": Trajectories(encoded, dataset),
+        "stream that decodes": Trajectories(encoded.map(decoded(dataset, "INTEGER_ACCURATE")), dataset),
+        "stream that decodes with the default dct_method": Trajectories(encoded.map(decoded(dataset, "")), dataset),
+    }
     if with_dlimp:
-        # a transform as users write them: nothing but tf ops on the trajectory
-        streams["dlimp stream"] = rlds_trajectories(folder, split).traj_map(lambda trajectory: dict(trajectory))
-    for name, elements in streams.items():
-        compare_batches(report, name, elements, folder, needs, split, cache)
+        trajectories = rlds_trajectories(folder, split).traj_map(renamed).frame_map(marked)
+        streams["dlimp stream"] = Trajectories(trajectories, of_renamed(dataset))
+    for name, trajectories in streams.items():
+        compare_batches(report, name, trajectories, pipeline)
     print(json.dumps(report))
+
+
+def decoded(dataset: Dataset, dct_method: str):
+    """A transform that gives the camera's pictures as pixels."""
+    *folders, name = dataset.spec.cameras["primary"].split("/")
+
+    def transform(episode: dict) -> dict:
+        def decode(data):
+            return tf.io.decode_jpeg(data, channels=3, dct_method=dct_method)
+
+        node = episode["steps"]
+        for part in folders:
+            node = node[part]
+        node[name] = tf.map_fn(decode, node[name], fn_output_signature=tf.uint8)
+        return episode
+
+    return transform
+
+
+def renamed(trajectory: dict) -> dict:
+    """A transform of a whole trajectory, as Octo's restructure: other keys, what is not needed left out."""
+    seen = trajectory["observation"]
+    return {
+        "observation": {"image_primary": seen["image_0"], "proprio": seen["state"]},
+        "task": {"language_instruction": trajectory["language_instruction"]},
+        "action": tf.cast(trajectory["action"], tf.float32),
+    }
+
+
+def marked(frame: dict) -> dict:
+    """A transform of frames."""
+    return frame | {"dataset_name": tf.constant("bridge")}
+
+
+def of_renamed(dataset: Dataset) -> Dataset:
+    def standardize(raw: dict) -> dict:
+        return dataset.standardize({"action": raw["action"], "observation/state": raw["observation/proprio"]})
+
+    keys = {"numbers": ("action", "observation/proprio"), "languages": ("task/language_instruction",)}
+    spec = dataclasses.replace(dataset.spec, cameras={"primary": "observation/image_primary"}, **keys)
+    return Dataset(spec, standardize, {})
 
 
 def compare_numbers(report: Report, index: Index, number: int, episode: dict) -> None:
@@ -96,33 +145,24 @@ def compare_pictures(report: Report, index: Index, number: int, steps: dict) -> 
             report.compare("pictures with the default dct_method", ours, tf.io.decode_jpeg(data).numpy())
 
 
-def compare_batches(report: Report, name: str, elements, folder: Path, needs, split: str, cache: Path) -> None:
-    dataset = find_dataset(folder.parent.name)
-    pipeline = open_generated(
-        folder.parent.parent, mixture={dataset.spec.name: 1.0}, needs=needs, cache=cache, split=split
-    )
-    data = DataConfig(root="", crop=None, pool_episodes=2)
+def compare_batches(report: Report, name: str, trajectories: Trajectories, pipeline: Pipeline) -> None:
     stream = open_stream(
-        Trajectories(elements, dataset),
-        data,
-        needs,
+        trajectories,
+        DataConfig(root="", crop=None, pool_episodes=2),
+        pipeline.assembler.requirements,
         tokenize_bytes,
         seed=5,
         batch_size=4,
         statistics=pipeline.statistics,
     )
     with stream.batches(0) as batches:
-        for batch in itertools.islice(batches, BATCHES):
-            expected = expected_rows(pipeline, batch)
-            for ours, theirs in zip(jax.tree.leaves(batch), jax.tree.leaves(expected), strict=True):
-                report.compare(f"batches of the {name}", ours, theirs)
+        drawn = list(itertools.islice(batches, BATCHES))
+    for batch in drawn:
+        for ours, theirs in zip(jax.tree.leaves(batch), jax.tree.leaves(expected_rows(pipeline, batch)), strict=True):
+            report.compare(f"batches of the {name}", ours, theirs)
     with stream.batches(3) as batches:
-        report.compare(f"resume of the {name}", next(batches).action, nth(stream, 3).action)
-
-
-def nth(stream, number: int):
-    with stream.batches(0) as batches:
-        return next(itertools.islice(batches, number, None))
+        for ours, theirs in zip(jax.tree.leaves(next(batches)), jax.tree.leaves(drawn[3]), strict=True):
+            report.compare(f"resume of the {name}", ours, theirs)
 
 
 def leaves_of(tree: dict, prefix: str = ""):

@@ -136,11 +136,13 @@ def test_a_process_of_its_own_gives_the_same_and_ends(two_datasets, tmp_path):
     try:
         import made_elsewhere
 
-        apart = first(open_bridge(SeparateProcess(made_elsewhere.make), statistics=statistics(two_datasets)), 3)
+        apart = first(open_bridge(SeparateProcess(made_elsewhere.make), statistics=statistics(two_datasets)), 5)
     finally:
         sys.path.remove(str(tmp_path))
+    for process in multiprocessing.active_children():
+        process.join(timeout=20)
     assert not multiprocessing.active_children()
-    for ours, theirs in zip(apart, first(open_bridge(bridge(two_datasets)), 3)):
+    for ours, theirs in zip(apart, first(open_bridge(bridge(two_datasets)), 5), strict=True):
         assert_equal(ours, theirs)
 
 
