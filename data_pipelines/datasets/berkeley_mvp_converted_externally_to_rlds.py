@@ -15,7 +15,7 @@ from data_pipelines.spec import DatasetSpec
 SPEC = DatasetSpec(
     name="berkeley_mvp_converted_externally_to_rlds",
     version="0.1.0",
-    robot="UFactory xArm 7",
+    robot="UFactory xArm7",
     cameras={"wrist": "observation/hand_image"},
     languages=("language_instruction",),
     numbers=("action", "observation/pose", "observation/joint_pos", "observation/gripper"),

@@ -16,7 +16,7 @@ from data_pipelines.spec import DatasetSpec
 SPEC = DatasetSpec(
     name="fractal20220817_data",
     version="0.1.0",
-    robot="Google mobile manipulator",
+    robot="Everyday Robots",
     cameras={"primary": "observation/image"},
     languages=("observation/natural_language_instruction",),
     numbers=(

@@ -11,7 +11,7 @@ from data_pipelines.spec import DatasetSpec
 SPEC = DatasetSpec(
     name="mimic_play",
     version="0.0.1",
-    robot="Franka Emika Panda",
+    robot="Franka Panda",
     cameras={
         "primary": "observation/image/front_image_1",
         "secondary": "observation/image/front_image_2",

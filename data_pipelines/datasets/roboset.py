@@ -14,7 +14,7 @@ from data_pipelines.spec import DatasetSpec
 SPEC = DatasetSpec(
     name="roboset",
     version="0.0.1",
-    robot="Franka Emika Panda, Robotiq 2F-85",
+    robot="Franka Panda, Robotiq 2F-85",
     cameras={
         "primary": "observation/image_left",
         "secondary": "observation/image_right",

@@ -12,7 +12,7 @@ from data_pipelines.spec import DatasetSpec
 SPEC = DatasetSpec(
     name="roboturk",
     version="0.1.0",
-    robot="Rethink Sawyer",
+    robot="Sawyer",
     cameras={"primary": "observation/front_rgb"},
     languages=("observation/natural_language_instruction",),
     numbers=("action/world_vector", "action/rotation_delta", "action/gripper_closedness_action"),

@@ -16,7 +16,7 @@ from data_pipelines.spec import DatasetSpec
 SPEC = DatasetSpec(
     name="utokyo_xarm_bimanual_converted_externally_to_rlds",
     version="0.1.0",
-    robot="two UFactory xArm 7",
+    robot="two UFactory xArm7",
     cameras={"primary": "observation/image"},
     languages=("language_instruction",),
     numbers=("action", "observation/pose_l", "observation/pose_r"),

@@ -15,7 +15,7 @@ from data_pipelines.spec import DatasetSpec
 SPEC = DatasetSpec(
     name="utokyo_xarm_pick_and_place_converted_externally_to_rlds",
     version="0.1.0",
-    robot="UFactory xArm 7",
+    robot="UFactory xArm7",
     cameras={
         "primary": "observation/image",
         "secondary": "observation/image2",

@@ -20,3 +20,13 @@ def test_page_has_every_dataset_every_difference_and_everything_unknown():
         for said in (*sentences, *(f"`{spec.name}`" for spec in specs(module))):
             assert said in text
     assert all(f"`{name}`" in text for name in UNSUPPORTED)
+
+
+def test_a_robot_has_one_spelling():
+    """Statistics of an embodiment merge the datasets that name the same robot."""
+    spellings: dict[str, set[str]] = {}
+    for module in dataset_files().values():
+        for spec in specs(module):
+            bare = spec.robot.lower().replace(" ", "").replace("emika", "").replace("rethink", "")
+            spellings.setdefault(bare, set()).add(spec.robot)
+    assert all(len(names) == 1 for names in spellings.values())
