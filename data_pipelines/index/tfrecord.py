@@ -17,6 +17,8 @@ from vla_jax.types import InputError
 
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
+RELEASED_BYTES = 1 << 24
+"""Mapped pages that were read are let go of by so many: else a whole shard counts as this process's memory."""
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -41,8 +43,12 @@ def read_records(path: Location) -> Iterator[Record]:
     with open_bytes(path, size) as data:
         if data[: min(len(LFS_POINTER), size)] == LFS_POINTER:
             raise InputError(f"{path}: a Git LFS pointer, not the data; run `git lfs pull` in its repository")
-        position, number = 0, 0
+        position, number, released = 0, 0, 0
         while position < size:
+            if isinstance(data, mmap.mmap) and position - released >= RELEASED_BYTES:
+                length = (position - released) // RELEASED_BYTES * RELEASED_BYTES
+                data.madvise(mmap.MADV_DONTNEED, released, length)
+                released += length
             yield (record := _read_record(data, position, f"{path}: record {number} at byte {position}"))
             position = record.offset + len(record.data) + FOOTER.size
             number += 1
