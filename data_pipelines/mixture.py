@@ -21,7 +21,7 @@ import numpy as np
 
 from data_pipelines.config import DataConfig
 from data_pipelines.exposure import shares
-from data_pipelines.pools import FOR_EVER, GROUPS_HELD, EpisodeOrder, Visit
+from data_pipelines.pools import GROUPS_HELD, EpisodeOrder, Visit
 from data_pipelines.source import Source
 from vla_jax.types import InputError
 
@@ -106,7 +106,7 @@ class Mixture:
         return self._counts(np.arange(self.lanes) * self._lane_rows)
 
     @functools.cached_property
-    def _shuffled(self) -> list[grain.MapDataset]:
+    def _shuffled(self) -> "list[grain.MapDataset | _Permutations]":
         """Windows of each dataset, in access mode `frame`."""
         return [_shuffled(size, order_seed(self.seed, number)) for number, size in enumerate(self.sizes)]
 
@@ -123,10 +123,10 @@ def order_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence((seed, Draw.ORDER, number)).generate_state(1)[0])
 
 
-def _shuffled(size: int, seed: int) -> grain.MapDataset:
+def _shuffled(size: int, seed: int) -> "grain.MapDataset | _Permutations":
     """0..size-1 in an order that is new every epoch, for ever."""
     if size < FEW_WINDOWS:
-        return grain.MapDataset.source(_Permutations(size, seed))
+        return _Permutations(size, seed)
     return grain.MapDataset.range(size).shuffle(seed=seed).repeat()
 
 
@@ -136,9 +136,6 @@ class _Permutations:
 
     size: int
     seed: int
-
-    def __len__(self) -> int:
-        return FOR_EVER
 
     def __getitem__(self, sample: int) -> int:
         epoch, place = divmod(int(sample), self.size)

@@ -152,12 +152,13 @@ class Pipeline:
     def read(self, step: int, rows: slice | None = None) -> tuple[list[Sample], dict[str, np.ndarray]]:
         """The windows of a batch as they were chosen, and their pictures as `Assembler.empty_images` lists them."""
         samples = self._samples(step)[rows or slice(None)]
-        planned = self.mixture.planned(samples)
-        self._visit(planned)
+        plans = self.mixture.planned(samples)
+        self._visit(plans)
+        planned = self._windows(samples, plans)
         images = self.assembler.empty_images(len(samples))
 
         def read(place: int) -> Sample:
-            return self._read_sample(int(samples[place]), planned[place], {k: v[place] for k, v in images.items()})
+            return self._read_sample(planned[place], {key: out[place] for key, out in images.items()})
 
         chosen = self.read_all(read, range(len(samples)))
         self.quarantine.count(len(chosen), sum(sample.attempt > 0 for sample in chosen))
@@ -170,11 +171,12 @@ class Pipeline:
         run, here or before a resume; until then a sample with an unknown bad picture is given as it was planned.
         """
         samples = self._samples(step)
-        return np.array(list(map(self._plan, samples.tolist(), self.mixture.planned(samples))), np.int32)
+        planned = self._windows(samples, self.mixture.planned(samples))
+        return np.array([self._plan(sample) for sample in planned], np.int32)
 
-    def _visit(self, planned: list[Planned]) -> None:
+    def _visit(self, plans: list[Planned]) -> None:
         visits: dict[int, dict[Visit, None]] = {}
-        for plan in planned:
+        for plan in plans:
             if plan.visit is not None:
                 visits.setdefault(plan.dataset, {})[plan.visit] = None
         for dataset, groups in visits.items():
@@ -183,35 +185,45 @@ class Pipeline:
     def _samples(self, step: int) -> np.ndarray:
         return np.arange(step * self.batch_size, (step + 1) * self.batch_size)
 
-    def _candidates(self, sample: int, planned: Planned) -> Iterator[Sample]:
+    def _windows(self, samples: np.ndarray, plans: list[Planned], attempt: int = 0) -> list[Sample]:
+        dataset, window = np.array([plan[:2] for plan in plans]).T
+        row = np.empty(len(plans), np.int64)
+        rows = np.empty((len(plans), self.assembler.requirements.window), np.int64)
+        mask = np.empty(rows.shape, bool)
+        for number in np.unique(dataset):
+            here = np.flatnonzero(dataset == number)
+            row[here], rows[here], mask[here] = self.sources[number].windows(window[here])
+        return [
+            Sample(plan.dataset, int(row[n]), rows[n], mask[n], attempt, sample)
+            for n, (plan, sample) in enumerate(zip(plans, samples.tolist()))
+        ]
+
+    def _candidates(self, planned: Sample) -> Iterator[Sample]:
         """The planned window, then its replacements."""
-        dataset, window, _ = planned
-        source = self.sources[dataset]
-        for attempt in range(MAX_ATTEMPTS):
-            if attempt:
-                window = self.mixture.replacement(dataset, sample, attempt)
-            row = source.anchors[window : window + 1]
-            rows, mask = source.window(row, *source.trajectories.bounds(row))
-            yield Sample(dataset, int(row[0]), rows[0], mask[0], attempt, sample)
+        yield planned
+        dataset, sample = planned.dataset, planned.index
+        for attempt in range(1, MAX_ATTEMPTS):
+            plan = Planned(dataset, self.mixture.replacement(dataset, sample, attempt))
+            yield from self._windows(np.array([sample]), [plan], attempt)
         raise InputError(
-            f"dataset {source.name}: {MAX_ATTEMPTS} windows in a row were bad (sample {sample}); "
+            f"dataset {self.sources[dataset].name}: {MAX_ATTEMPTS} windows in a row were bad (sample {sample}); "
             f"see {self.quarantine.path or 'the log'}"
         )
 
-    def _read_sample(self, sample: int, planned: Planned, images: dict[str, np.ndarray]) -> Sample:
-        geometries = self.variation.geometries(functools.partial(self.mixture.generator, Draw.CROP, sample))
-        for candidate in self._candidates(sample, planned):
+    def _read_sample(self, planned: Sample, images: dict[str, np.ndarray]) -> Sample:
+        geometries = self.variation.geometries(functools.partial(self.mixture.generator, Draw.CROP, planned.index))
+        for candidate in self._candidates(planned):
             source = self.sources[candidate.dataset]
             try:
                 chosen = dataclasses.replace(self._checked(candidate), geometries=geometries)
                 self.assembler.read_images(chosen, images)
                 return chosen
             except BadRecordError as bad:
-                self.quarantine.record(source, bad, sample, candidate.attempt)
+                self.quarantine.record(source, bad, planned.index, candidate.attempt)
         raise AssertionError("candidates end with an error")
 
-    def _plan(self, sample: int, planned: Planned) -> tuple[int, int, int]:
-        for candidate in self._candidates(sample, planned):
+    def _plan(self, planned: Sample) -> tuple[int, int, int]:
+        for candidate in self._candidates(planned):
             source = self.sources[candidate.dataset]
             try:
                 chosen = self._checked(candidate)

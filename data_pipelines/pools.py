@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-FOR_EVER = 1 << 48
 FEWEST_WINDOWS = 64
 """Of a lane: lanes differ by one window, and those of the shorter come so much more often."""
 GROUPS_HELD = 3

@@ -99,6 +99,11 @@ class Source:
             anchors = anchors[self.is_labeled[anchors]]
         return anchors[~self.is_no_op[anchors]] if self.no_ops else anchors
 
+    def windows(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The sampled steps int64[n] of windows int64[n], and their rows int64[n, w] and mask bool[n, w]."""
+        anchors = self.anchors[numbers]
+        return anchors, *self.window(anchors, *self.trajectories.bounds(anchors))
+
     @functools.cached_property
     def is_no_op(self) -> np.ndarray:
         """bool[step]."""

@@ -2,7 +2,6 @@
 
 import threading
 
-import grain
 import numpy as np
 import pytest
 from pipeline_setup import BOTH, open_generated, requirements
@@ -165,25 +164,6 @@ def test_every_lane_and_every_batch_keep_the_shares_of_the_mixture(two_datasets)
     ids = ids_of(open_lanes(two_datasets, mixture=weights, lanes=8), 60)[:, 0].reshape(60, 8, 2)
     np.testing.assert_allclose(ids.mean(axis=(0, 2)), 1 / 6, atol=1 / 120)
     np.testing.assert_allclose(ids.sum(axis=(1, 2)), 16 / 6, atol=1)
-
-
-def test_turns_are_those_of_grain():
-    weights = tuple(np.random.default_rng(0).uniform(0.01, 1, 25))
-    mixture = Mixture(seed=3, sizes=tuple(range(5, 30)), weights=weights)
-    parts = [
-        grain.MapDataset.source(range(1 << 20)).map(lambda place, number=number: (number, place))
-        for number in range(25)
-    ]
-    one_by_one = grain.MapDataset.mix(parts, weights=weights)
-    for first in (0, 123_456):
-        dataset, place = mixture._taken(np.arange(first, first + 1000))
-        assert list(zip(dataset.tolist(), place.tolist())) == [one_by_one[first + n] for n in range(1000)]
-
-
-def test_turns_that_leave_64_bits_are_exact():
-    mixture = Mixture(seed=3, sizes=(5, 5), weights=(1e-13, 1.0))
-    dataset, place = mixture._taken(np.array([10**6]))
-    assert (dataset[0], place[0]) == (1, 10**6 - 1)
 
 
 def test_lanes_that_a_batch_cannot_have_are_refused(two_datasets):
