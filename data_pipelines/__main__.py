@@ -15,12 +15,13 @@ from vla_jax.types import InputError
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m data_pipelines", description="Prepare and inspect RLDS datasets.")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    found = {}
-    for info in pkgutil.iter_modules(commands.__path__):
-        module = importlib.import_module(f"{commands.__name__}.{info.name}")
-        module.add_arguments(subparsers.add_parser(info.name, help=module.HELP, description=module.__doc__))
-        found[info.name] = module
     arguments = sys.argv[1:] if arguments is None else arguments
+    names = [info.name for info in pkgutil.iter_modules(commands.__path__)]
+    found = {}
+    for name in arguments[:1] if set(arguments[:1]) & set(names) else names:  # what others import takes time
+        module = importlib.import_module(f"{commands.__name__}.{name}")
+        module.add_arguments(subparsers.add_parser(name, help=module.HELP, description=module.__doc__))
+        found[name] = module
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options, rest = parser.parse_known_args(arguments[:end])
     if rest and "overrides" not in options:
