@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.assembly import Assembler, Sample, statistics_of
+from data_pipelines.config import DataConfig, MixtureEntry
 from data_pipelines.index.dataset_directory import read_directory
 from data_pipelines.source import BadRecordError, Source, open_source
 from vla_jax.types import DataRequirements, Observation, Tokenize
@@ -36,20 +37,29 @@ class EpisodeSteps:
 
 def open_episodes(
     directory: Path,
+    data: DataConfig,
     requirements: DataRequirements,
     tokenize: Tokenize,
     *,
     statistics: dict[str, Any],
-    cache: Path,
-    split: str,
     batch_size: int,
 ) -> "Episodes":
-    """Args: directory: the dataset's, NAME/VERSION. statistics: a checkpoint's, by dataset name, to normalise proprio
-    with. InputError on whatever is wrong, also where the statistics do not know the dataset.
+    """Args: directory: the dataset's, NAME/VERSION. data: the run's, with `cache` and `split` as they are wanted here;
+    its mixture says whose standardisation the dataset was trained with. statistics: a checkpoint's, by dataset name,
+    to normalise proprio with. InputError on whatever is wrong, also where the statistics do not know the dataset.
     """
+    assert data.cache is not None
     layout = read_directory(Path(directory))
     statistics_of(layout.name, statistics)
-    source = open_source(layout, requirements, split=split, cache=Path(cache), jobs=os.cpu_count() or 1)
+    trained = next((entry for entry in data.mixture if entry.name == layout.name), MixtureEntry(name=layout.name))
+    source = open_source(
+        layout,
+        requirements,
+        split=data.split,
+        cache=Path(data.cache),
+        jobs=os.cpu_count() or 1,
+        standardization=trained.standardization,
+    )
     return Episodes(Assembler(requirements, tokenize, [source], statistics), batch_size)
 
 

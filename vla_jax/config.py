@@ -26,7 +26,7 @@ SCHEMA_VERSION = 1
 OWN_PACKAGES = ("vla_jax.", "data_pipelines.")
 MAY_CHANGE_ON_RESUME = (
     *("num_steps", "log_every", "checkpoint_every", "mesh"),
-    *("data.root", "data.cache", "data.max_bad_share"),
+    *("data.root", "data.cache", "data.max_bad_share", "data.num_threads", "data.prefetch"),
 )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pipeline_setup import BOTH, open_generated, requirements, tokenize_bytes
 
+from data_pipelines.config import DataConfig
 from data_pipelines.episodes import open_episodes
 from data_pipelines.quarantine import FEWEST_SAMPLES
 from tests.rlds_episodes import write_bridge, write_fractal
@@ -255,9 +256,8 @@ def test_evaluation_leaves_bad_steps_out_counted_and_logged(tmp_path, caplog):
     folder = write_bridge(tmp_path, edit=truncated_picture)
     needs = requirements(window=1)
     statistics = open_generated(tmp_path, needs=needs).statistics
-    episodes = open_episodes(
-        folder, needs, tokenize_bytes, statistics=statistics, cache=tmp_path / "cache", split="train", batch_size=6
-    )
+    data = DataConfig(root=str(tmp_path), cache=str(tmp_path / "cache"))
+    episodes = open_episodes(folder, data, needs, tokenize_bytes, statistics=statistics, batch_size=6)
     ids = np.concatenate([steps.ids for steps in episodes.batches()]).tolist()
     assert len(ids) == 20
     assert [1, 3] not in ids

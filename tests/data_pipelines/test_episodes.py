@@ -5,6 +5,7 @@ import pytest
 from pipeline_setup import open_generated, requirements, text_of, tokenize_bytes
 
 from data_pipelines.action_spaces import relative_pose
+from data_pipelines.config import DataConfig, MixtureEntry
 from data_pipelines.episodes import open_episodes
 from tests.rlds_episodes import colour_of
 from vla_jax.types import InputError
@@ -13,13 +14,9 @@ LENGTHS = (10, 7, 4)
 
 
 def open_bridge(root, needs, **overrides):
-    arguments = {
-        "statistics": open_generated(root, needs=needs).statistics,
-        "cache": root / "cache",
-        "split": "train",
-        "batch_size": 8,
-    }
-    return open_episodes(root / "bridge_dataset" / "1.0.0", needs, tokenize_bytes, **(arguments | overrides))
+    arguments = {"statistics": open_generated(root, needs=needs).statistics, "batch_size": 8}
+    data = DataConfig(root=str(root), cache=str(root / "cache"))
+    return open_episodes(root / "bridge_dataset" / "1.0.0", data, needs, tokenize_bytes, **(arguments | overrides))
 
 
 def test_every_step_of_every_episode_comes_once_in_order(two_datasets):
@@ -78,9 +75,21 @@ def test_the_real_sample_reads(shared_data, two_datasets, tmp_path):
     needs = requirements(window=2, size=(64, 64))
     statistics = open_generated(two_datasets, needs=needs).statistics
     folder = shared_data / "bridge_dataset" / "1.0.0"
-    episodes = open_episodes(
-        folder, needs, tokenize_bytes, statistics=statistics, cache=tmp_path, split="val", batch_size=64
-    )
+    data = DataConfig(root=str(shared_data), cache=str(tmp_path), split="val")
+    episodes = open_episodes(folder, data, needs, tokenize_bytes, statistics=statistics, batch_size=64)
     masks = np.concatenate([steps.action_mask for steps in episodes.batches()])
     assert masks.shape == (250, 2, 10)
     assert masks[:, 0, 0].sum() == 225
+
+
+def test_a_run_trained_with_upstreams_standardisation_is_measured_with_it(two_datasets):
+    needs = requirements()
+    statistics = open_generated(two_datasets, needs=needs).statistics
+    folder = two_datasets / "bridge_dataset" / "1.0.0"
+    digests = []
+    for standardization in ("correct", "upstream"):
+        entry = MixtureEntry(name="bridge_dataset", standardization=standardization)
+        data = DataConfig(root=str(two_datasets), cache=str(two_datasets / "cache"), mixture=(entry,))
+        episodes = open_episodes(folder, data, needs, tokenize_bytes, statistics=statistics, batch_size=8)
+        digests.append(episodes.source.table.digest)
+    assert digests[0] != digests[1]

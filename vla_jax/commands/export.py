@@ -74,10 +74,13 @@ def _export(policy: TrainedPolicy, parameters: dict[str, np.ndarray]) -> Export:
     if stored.step is not None:
         source["Step"] = f"{stored.step} of {config.num_steps}, batches of {config.batch_size}"
         source["Weights"] = "moving average (EMA)" if stored.weights == "ema" else "raw, no moving average"
+    requirements = config.policy.data_requirements()
+    if other := [f"{camera.slot}: {camera.filter}" for camera in requirements.cameras if camera.filter != "bicubic"]:
+        raise InputError(f"{policy.path}: {other}: an exported folder resizes by the bicubic filter alone")
     return Export(
         policy=type(config.policy).__module__.rpartition(".")[2],
         settings=configuration.to_json(config.policy),
-        requirements=config.policy.data_requirements(),
+        requirements=requirements,
         parameters=parameters,
         parts={part.prefix: part.family for part in config.policy.pretrained_parts()},
         frozen=matching(parameters, config.policy.frozen_paths()),

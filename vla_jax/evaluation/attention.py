@@ -3,6 +3,7 @@
 Axes: t text tokens, y x pixels.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,10 @@ def draw(policy: TrainedPolicy, dataset: Path, out: Path, cache: Path) -> None:
     requirements = policy.config.policy.data_requirements()
     episodes = open_episodes(
         dataset,
+        dataclasses.replace(policy.config.data, cache=str(cache), split="val"),
         requirements,
         policy.tokenizer,
         statistics=policy.statistics,
-        cache=cache,
-        split="val",
         batch_size=1,
     )
     observation = next(episodes.batches()).observation

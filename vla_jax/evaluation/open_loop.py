@@ -9,6 +9,7 @@ Axes: n steps, h horizon, a action.
 """
 
 import csv
+import dataclasses
 import json
 import logging
 import tempfile
@@ -52,11 +53,10 @@ def evaluate(
     with new_folder(out) as folder, tempfile.TemporaryDirectory(prefix="vla_jax_") as cache:
         episodes = open_episodes(
             dataset,
+            dataclasses.replace(policy.config.data, cache=cache, split=split),
             policy.config.policy.data_requirements(),
             policy.tokenizer,
             statistics=policy.statistics,
-            cache=Path(cache),
-            split=split,
             batch_size=batch_size,
         )
         steps = rich.progress.track(
