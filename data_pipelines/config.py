@@ -1,7 +1,9 @@
 """What a run says about its data. Declarative: the pipeline itself is in `pipeline.py`."""
 
 import dataclasses
-from typing import Literal
+import math
+import typing
+from typing import Any, Literal
 
 from vla_jax.types import InputError
 
@@ -21,8 +23,9 @@ class MixtureEntry:
     reproduce runs trained with it."""
 
     def __post_init__(self):
-        if not self.weight > 0:
+        if not 0 < self.weight < math.inf:
             raise InputError(f"data.mixture: {self.name} has weight {self.weight}; a positive number is expected")
+        _check_words(self, f"data.mixture: {self.name}: ", "standardization")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ class CropConfig:
     def __post_init__(self):
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise InputError(f"data.crop.scale={self.scale}: two rising shares above 0 and up to 1 are expected")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise InputError(f"data.crop.ratio={self.ratio}: two rising positive numbers are expected")
 
 
@@ -130,6 +133,7 @@ class DataConfig:
     """The run stops when more than this share of the samples drawn had to be replaced."""
 
     def __post_init__(self):
+        _check_words(self, "data.", "access", "statistics_per")
         if self.num_threads < 1 or self.prefetch < 1:
             raise InputError(f"data: num_threads={self.num_threads}, prefetch={self.prefetch}: at least 1 expected")
         if self.pool_episodes < 1 or self.pool_bytes < 1:
@@ -144,3 +148,11 @@ class DataConfig:
             raise InputError(f"data.mirror_share={self.mirror_share}: a share from 0 to 1 is expected")
         if not 0 <= self.max_bad_share <= 1:
             raise InputError(f"data.max_bad_share={self.max_bad_share}: a share from 0 to 1 is expected")
+
+
+def _check_words(config: Any, prefix: str, *names: str) -> None:
+    """Of fields that hold one of some words: a recipe is Python, where nothing else checks them."""
+    for name in names:
+        value, words = getattr(config, name), typing.get_args(typing.get_type_hints(type(config))[name])
+        if value not in words:
+            raise InputError(f"{prefix}{name}={value!r}: one of {list(words)} is expected")
