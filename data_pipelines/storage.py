@@ -180,7 +180,8 @@ def _open_store(protocol: str) -> Any:
             import aiohttp
 
             limits = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=10, sock_read=30)
-            options = {"client_kwargs": {"timeout": limits}}
+            plain = {"Accept-Encoding": "identity"}  # who compresses ignores ranges, or counts gzip's bytes
+            options = {"client_kwargs": {"timeout": limits}, "headers": plain}
         return fsspec.filesystem(protocol, **options)
     except ImportError as error:
         package = PACKAGES[protocol]

@@ -1,6 +1,7 @@
 """A real HTTP server with range requests, started by the tests, that can be slow, fail, and end bodies early."""
 
 import dataclasses
+import gzip
 import re
 import socket
 import struct
@@ -11,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
-Fault = Literal["", "503", "reset", "short", "ignore range"]
+Fault = Literal["", "503", "reset", "short", "ignore range", "compress"]
+"""`compress`: as many servers do, the whole file by gzip where a client takes that, ranges or not."""
 
 
 @dataclasses.dataclass
@@ -94,18 +96,20 @@ class ObjectStore:
                     self.connection.close()
                     self.close_connection = True
                     return
-                if fault == "ignore range":
+                is_compressed = fault == "compress" and "gzip" in self.headers.get("Accept-Encoding", "")
+                if fault == "ignore range" or is_compressed:
                     start, end, is_range = 0, file.stat().st_size, False
+                body = file.read_bytes()[start:end]
                 self.send_response(206 if is_range else 200)
-                self.send_header("Content-Length", str(end - start))
+                if is_compressed:
+                    body = gzip.compress(body)
+                    self.send_header("Content-Encoding", "gzip")
+                self.send_header("Content-Length", str(len(body)))
                 self.send_header("ETag", f'"{file.stat().st_mtime_ns}-{file.stat().st_size}"')
                 if is_range:
                     self.send_header("Content-Range", f"bytes {start}-{end - 1}/{file.stat().st_size}")
                 self.end_headers()
                 if with_body:
-                    with file.open("rb") as stream:
-                        stream.seek(start)
-                        body = stream.read(end - start)
                     self.wfile.write(body[: len(body) // 2] if fault == "short" else body)
                     if fault == "short":
                         self.wfile.flush()

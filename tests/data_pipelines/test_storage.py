@@ -136,6 +136,15 @@ def test_wrong_bodies_are_refused(store, fault, attempts, message):
     assert len(store.requests) == attempts
 
 
+def test_servers_that_compress_are_asked_not_to(store):
+    store.root.mkdir()
+    (store.root / "file").write_bytes(bytes(range(250)) * 4)
+    store.fault = lambda number, request: "compress"
+    file = RemotePath(f"{store.url}/file")
+    assert file.read_range(250, 100) == bytes(range(100))
+    assert file.stamp().num_bytes == 1000 == len(file.read_bytes())
+
+
 def test_missing_files_are_told_at_once(two_served, tmp_path):
     store = two_served
     with pytest.raises(InputError, match=r"9\.9\.9/dataset_info.json: missing or not readable JSON"):
