@@ -325,6 +325,14 @@ def test_another_bridge_is_named_and_the_way_to_the_right_one(tmp_path):
     assert "bridge_orig" in messages
 
 
+def test_no_version_is_another_one_where_none_was_published(tmp_path):
+    spec = next(spec for _, spec in ALL_SPECS if spec.name == "tdroid_flip_pot_upright")
+    folder = write_dataset(tmp_path, "tdroid_carrot_in_bowl", spec)
+    info = folder / "dataset_info.json"
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"version": "1.0.0"}))
+    assert "version_mismatch" not in verify(read_directory(folder)).findings.codes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(["none"], "no such dataset directory"), (["DATA", "--json", "none/v.json"], "no folder that can be written")],

@@ -10,6 +10,8 @@ from data_pipelines.verification.finding import Finding
 from data_pipelines.verification.subject import Subject, missing_features
 
 MOST_NAMED = 4
+NO_VERSION = "unknown"
+"""Of a SPEC whose dataset was not released, or without one."""
 ADVICE = {
     "bridge": "bridge/0.1.0 of Open X-Embodiment is the old recording: one camera, actions as a dictionary; for "
     "BridgeData V2 fetch bridge_dataset/1.0.0 from the authors' server (OpenVLA calls it bridge_orig)",
@@ -37,7 +39,7 @@ class VersionMismatch(Check):
         directory, spec = subject.directory, subject.spec
         if spec is None:
             return
-        if directory.version != spec.version:
+        if spec.version not in (directory.version, NO_VERSION):
             yield self.finding(
                 f"dataset_info.json says version {directory.version}, datasets/ knows {spec.name} {spec.version}; "
                 f"{self._advice(spec, subject)}"
