@@ -28,8 +28,10 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.data_pipeline
+	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.memory
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.statistics
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.training_step
+	test ! -x build/environments/tensorflow/bin/python || $(RUN) -m benchmarks.against_tf_data  # after test-all
 
 $(STAMP): requirements.txt requirements-dev.txt requirements-export.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 with venv is needed: apt-get install python3 python3-venv"; exit 2; }

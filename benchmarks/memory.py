@@ -5,7 +5,7 @@
 Generated data with Bridge's features, two cameras of 256 x 256 pixels: 15,200 steps, 600 MB. A fresh process builds
 index, table and statistics (with its worker processes), then draws batches of 64 windows of 2; another one finds them
 there. A third draws small batches (2 windows of 2) for long: the slope is a line's through the memory after the first
-tenth. Memory is the proportional set size (PSS) of the process and all its children, read 10 times a second.
+tenth, of all pages and of its own, that no file backs. Memory is the proportional set size (PSS) of the process and all its children, read 10 times a second.
 """
 
 import argparse
@@ -56,7 +56,8 @@ def main() -> None:
         "process", "PSS in MB after imports", "when open", "largest before that", "largest", "MB per 1,000 batches"
     )
     for name, row in result["processes"].items():
-        table.add_row(name, *(f"{row[key]:.0f}" for key in KEYS[:4]), f"{row[KEYS[4]]:.3f}" if SMALL in name else "")
+        slopes = (f"{row[key]:.3f}" for key in KEYS[4:] if name == SMALL)
+        table.add_row(name, *(f"{row[key]:.0f}" for key in KEYS[:4]), *slopes)
     Console(width=130).print(table)
     print(json.dumps(result))
     if options.json:
@@ -84,7 +85,8 @@ from benchmarks.memory import write
 write(Path(sys.argv[1]), int(sys.argv[2]))
 """
 SMALL = "small batches for long"
-KEYS = ("imported", "opened", "peak_before_opened", "peak", "per_thousand_batches")
+KEYS = ("imported", "opened", "peak_before_opened", "peak", "per_thousand_batches", "own_per_thousand_batches")
+SLOPES = ("MB a 1,000 batches", "own pages")
 
 
 def write(root: Path, episodes: int) -> None:
@@ -100,37 +102,41 @@ def write(root: Path, episodes: int) -> None:
 def watch(root: Path, batch: int, number: int) -> dict[str, float]:
     """In megabytes."""
     command = [sys.executable, "-c", DRAW, str(root), str(batch), str(number)]
-    said, samples = root / "said.txt", list[tuple[str, float]]()
+    said, samples = root / "said.txt", list[tuple[str, float, float]]()
     with said.open("w") as output, subprocess.Popen(command, stdout=output) as process:
         while process.poll() is None:
-            samples.append(((said.read_text().split() or ["started"])[-1], tree_pss(process.pid)))
+            samples.append(((said.read_text().split() or ["started"])[-1], *tree_pss(process.pid)))
             time.sleep(0.1)
     assert process.returncode == 0
-    drawing = [(int(mark), pss) for mark, pss in samples if mark.isdigit() and number // 10 <= int(mark) < number]
-    line = np.polyfit(*zip(*drawing), 1)
-    of = {mark: [pss for last, pss in samples if last == mark] for mark in ("imported", "opened")}
+    drawn = [(int(mark), *pss) for mark, *pss in samples if mark.isdigit() and number // 10 <= int(mark) < number]
+    batches, whole, own = zip(*drawn)
+    of = {mark: [pss for last, pss, _ in samples if last == mark] for mark in ("imported", "opened")}
     return {
         "imported": of["imported"][0],
         "opened": of["opened"][0],
         "peak_before_opened": max(of["imported"]),
-        "peak": max(pss for _, pss in samples),
-        "per_thousand_batches": 1000 * float(line[0]),
+        "peak": max(pss for _, pss, _ in samples),
+        "per_thousand_batches": 1000 * float(np.polyfit(batches, whole, 1)[0]),
+        "own_per_thousand_batches": 1000 * float(np.polyfit(batches, own, 1)[0]),
     }
 
 
-def tree_pss(process: int) -> float:
-    """Megabytes of a process and its children."""
-    total, waiting = 0, [process]
+def tree_pss(process: int) -> tuple[float, float]:
+    """Megabytes of a process and its children; of these, the pages that no file backs.
+
+    Those of libraries are shared with whatever else runs on the machine: when that ends, their share grows.
+    """
+    whole, own, waiting = 0, 0, [process]
     while waiting:
         folder = Path(f"/proc/{waiting.pop()}")
         try:
-            rollup = (folder / "smaps_rollup").read_text()
-            total += int(next(line for line in rollup.splitlines() if line.startswith("Pss:")).split()[1])
+            rollup = dict(line.split()[:2] for line in (folder / "smaps_rollup").read_text().splitlines()[1:])
+            whole, own = whole + int(rollup["Pss:"]), own + int(rollup["Pss_Anon:"])
             for task in (folder / "task").iterdir():
                 waiting += map(int, (task / "children").read_text().split())
-        except (OSError, StopIteration):
+        except (OSError, KeyError):
             continue  # it has ended
-    return total * 1024 / 1e6
+    return whole * 1024 / 1e6, own * 1024 / 1e6
 
 
 if __name__ == "__main__":
