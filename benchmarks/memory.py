@@ -5,7 +5,8 @@
 Generated data with Bridge's features, two cameras of 256 x 256 pixels: 15,200 steps, 600 MB. A fresh process builds
 index, table and statistics (with its worker processes), then draws batches of 64 windows of 2; another one finds them
 there. A third draws small batches (2 windows of 2) for long: the slope is a line's through the memory after the first
-tenth, of all pages and of its own, that no file backs. Memory is the proportional set size (PSS) of the process and all its children, read 10 times a second.
+tenth, of all pages and of its own, that no file backs. Memory is the proportional set size (PSS) of the process and all
+its children, read 10 times a second.
 """
 
 import argparse
@@ -52,9 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), options)
-    table = Table(
-        "process", "PSS in MB after imports", "when open", "largest before that", "largest", "MB per 1,000 batches"
-    )
+    table = Table("process", "PSS, MB, after imports", "open", "largest till then", "largest", *SLOPES)
     for name, row in result["processes"].items():
         slopes = (f"{row[key]:.3f}" for key in KEYS[4:] if name == SMALL)
         table.add_row(name, *(f"{row[key]:.0f}" for key in KEYS[:4]), *slopes)
