@@ -40,12 +40,11 @@ def run(options: argparse.Namespace) -> int:
         split=split,
         space=space,
         is_verified=not options.no_verify,
-        most_picture_bytes=page.PICTURE_BYTES // len(directories),
     )
     for directory in directories:
         directory.shards(split)
     surveys = [survey(directory, settings) for directory in directories]
-    content = page.render(surveys, weigh(planned, surveys) if planned else None)
+    content = page.compose(surveys, weigh(planned, surveys) if planned else None)
     page.write(content, options.out)
     for told in surveys:
         for part, reason in told.problems.items():

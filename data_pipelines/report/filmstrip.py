@@ -28,9 +28,18 @@ class Detail(NamedTuple):
     num_pictures: int
     """Of a strip."""
     height: int
+    num_points: int
+    """Of a curve, at most."""
 
 
-DETAILS = (Detail(3, 4, 8, 120), Detail(3, 2, 8, 96), Detail(2, 2, 8, 80), Detail(1, 2, 8, 64), Detail(1, 1, 6, 48))
+DETAILS = (
+    Detail(3, 4, 8, 120, 400),
+    Detail(3, 2, 8, 96, 200),
+    Detail(2, 2, 8, 80, 100),
+    Detail(1, 2, 8, 64, 100),
+    Detail(1, 1, 6, 48, 60),
+    Detail(1, 0, 6, 0, 30),
+)
 """From the finest on: the first that fits is taken."""
 
 
@@ -47,6 +56,7 @@ class Panel:
 
     unit: str
     curves: tuple[Curve, ...]
+    most_points: int = 400
 
     @property
     def about_means(self) -> bool:
@@ -96,7 +106,10 @@ class EpisodeFilm:
 
     @property
     def num_bytes(self) -> int:
-        return sum(len(picture or "") for strip in self.strips for picture in strip.pictures)
+        """Of the page, about."""
+        pictures = [len(picture or "") + 100 for strip in self.strips for picture in strip.pictures]
+        curves = [10 * min(len(c.values), panel.most_points) + 120 for panel in self.panels for c in panel.curves]
+        return 1500 + 500 * len(self.panels) + sum(pictures) + sum(curves)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,15 +127,15 @@ class FilmMaker:
         self.reader = RangeReader(index)
 
     def films(self, most_bytes: int) -> tuple[EpisodeFilm, ...]:
-        """Of as many episodes, and as large, as `most_bytes` of pictures allow; without pictures if none do."""
+        """Of as many episodes, and as large, as `most_bytes` of a page allow; none if not even one fits."""
         used = tuple(camera for camera in self.cameras if camera.is_used)
-        for detail in (*DETAILS, Detail(1, 0, 8, 0)):
+        for detail in DETAILS:
             shown = [self.cameras] + [used] * (detail.num_episodes - 1)
             episodes = zip(self._episodes(detail.num_episodes), shown)
             films = tuple(self._film(number, cameras, detail) for number, cameras in episodes)
             if sum(film.num_bytes for film in films) <= most_bytes:
                 return films
-        raise AssertionError("without pictures it fits")
+        return ()
 
     def _episodes(self, count: int) -> list[int]:
         """Spread over the split; those with steps."""
@@ -140,9 +153,11 @@ class FilmMaker:
         ]
         texts = [self.index.texts[column[first]] for column in self.languages]
         instruction = shown_text(next(filter(None, texts), ""))
-        return EpisodeFilm(number, end - first, instruction, tuple(steps), tuple(strips), self._panels(first, end))
+        return EpisodeFilm(
+            number, end - first, instruction, tuple(steps), tuple(strips), self._panels(first, end, detail.num_points)
+        )
 
-    def _panels(self, first: int, end: int) -> tuple[Panel, ...]:
+    def _panels(self, first: int, end: int, most_points: int) -> tuple[Panel, ...]:
         """The target of each step, a panel for each run of dimensions of one unit."""
         if self.source is None:
             return ()
@@ -153,9 +168,9 @@ class FilmMaker:
                 continue
             curve = Curve(dimension.name, values[:, number])
             if panels and panels[-1].unit == dimension.unit:
-                panels[-1] = Panel(dimension.unit, (*panels[-1].curves, curve))
+                panels[-1] = Panel(dimension.unit, (*panels[-1].curves, curve), most_points)
             else:
-                panels.append(Panel(dimension.unit, (curve,)))
+                panels.append(Panel(dimension.unit, (curve,), most_points))
         return tuple(panels)
 
     def _picture(self, key: str, row: int, height: int) -> str | None:

@@ -18,15 +18,30 @@ from data_pipelines.verification.finding import Finding, Findings
 from vla_jax.types import InputError
 
 MOST_BYTES = 5_000_000
-PICTURE_BYTES = 3_000_000
-"""Of all datasets together."""
+RESERVE = 0.9
+"""Of the room for films that is used: their size is an estimate."""
 MOST_FINDINGS = 3
 """Of one code that are listed."""
 MOST_LETTERS = 400
 
 
-def render(surveys: Sequence[Survey], weights: Weights | None) -> str:
-    """InputError where it would be larger than MOST_BYTES."""
+def compose(surveys: Sequence[Survey], weights: Weights | None) -> str:
+    """A page of MOST_BYTES at most: films of episodes fill the room that the rest leaves; InputError if none."""
+    room = MOST_BYTES - len(_render(surveys, weights).encode())
+    if room < 0:
+        raise InputError(
+            f"the page of {len(surveys)} datasets has {MOST_BYTES - room} bytes without a picture, more than "
+            f"{MOST_BYTES}; give fewer at a time"
+        )
+    for survey in surveys:
+        if survey.film_maker is not None:
+            survey.films = survey.film_maker.films(round(RESERVE * room / len(surveys)))
+    page = _render(surveys, weights)
+    assert len(page.encode()) <= MOST_BYTES
+    return page
+
+
+def _render(surveys: Sequence[Survey], weights: Weights | None) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -39,14 +54,8 @@ def render(surveys: Sequence[Survey], weights: Weights | None) -> str:
         "cut": cut,
         "duration": duration,
     }
-    page = environment.get_template("page.html").render(
-        surveys=surveys, weights=weights, plots=plots, listed=listed, written=_now()
-    )
-    if (num_bytes := len(page.encode())) > MOST_BYTES:
-        raise InputError(
-            f"the page of {len(surveys)} datasets has {num_bytes} bytes, more than {MOST_BYTES}; give fewer at a time"
-        )
-    return page
+    template = environment.get_template("page.html")
+    return template.render(surveys=surveys, weights=weights, plots=plots, listed=listed, written=_now())
 
 
 def write(page: str, file: Path) -> None:

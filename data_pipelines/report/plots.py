@@ -4,6 +4,7 @@ Labels are HTML around them, so that they keep their size. Axes: t steps.
 """
 
 import itertools
+import math
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -11,40 +12,46 @@ from markupsafe import Markup, escape
 from data_pipelines.report.filmstrip import Panel
 from data_pipelines.report.histogram import Histogram
 
-WIDTH, HEIGHT = 360, 100
-"""Of the coordinate system."""
-LEAST = 2.5
+WIDTH, HEIGHT = 1000, 200
+"""Of the coordinate system, in whole numbers: a page has thousands of shapes."""
+LEAST, TALLEST = 6, 188
 """Height of a bar that is not empty."""
-MOST_POINTS = 400
+MOST_BARS = 500
 NUM_COLOURS = 8
 
 
 def histogram_svg(histogram: Histogram) -> Markup:
-    counts = histogram.counts
-    heights = np.where(counts > 0, np.maximum(HEIGHT * counts / max(1, counts.max()), LEAST), 0)
-    width = WIDTH / len(counts)
-    gap = min(1.5, width / 8)
-    bars = "".join(
-        f"M{_short(n * width + gap)} {HEIGHT}v{_short(-height)}h{_short(width - 2 * gap)}v{_short(height)}z"
-        for n, height in enumerate(heights)
-        if height
-    )
     span = histogram.high - histogram.low
     marks = "".join(
-        f'<path class="mark" d="M{_short((mark - histogram.low) / span * WIDTH)} 0V{HEIGHT}"/>'
+        f'<path class="mark" d="M{round((mark - histogram.low) / span * WIDTH)} 0v{HEIGHT}"/>'
         for mark in histogram.marks
         if histogram.low <= mark <= histogram.high
     )
-    return _svg(f"histogram of {histogram.name}", f'<path class="bar" d="{bars}"/>{marks}')
+    return _svg(f"histogram of {histogram.name}", _bars(histogram.counts, are_apart=histogram.is_whole) + marks)
 
 
 def bars_svg(label: str, values: list[int]) -> Markup:
-    """From 0 to the largest, as steps; neighbours are put together where there are more than can be seen."""
-    width = -(-len(values) // WIDTH)
-    heights = [max(values[start : start + width]) for start in range(0, len(values), width)]
-    top, step = max(1, *heights), WIDTH / len(heights)
-    path = "".join(f"V{_short(HEIGHT * (1 - h / top))}H{_short((n + 1) * step)}" for n, h in enumerate(heights))
-    return _svg(label, f'<path class="bar" d="M0 {HEIGHT}{path}V{HEIGHT}z"/>')
+    """Neighbours are put together, as the largest of them, where there are more than can be seen."""
+    width = -(-len(values) // MOST_BARS)
+    highest = [max(values[start : start + width]) for start in range(0, len(values), width)]
+    return _svg(label, _bars(np.array(highest)))
+
+
+def _bars(counts: np.ndarray, *, are_apart: bool = False) -> str:
+    """From 0 to the largest."""
+    scaled = np.maximum(np.rint(TALLEST * counts / max(1, counts.max())), LEAST)
+    heights = np.where(counts > 0, scaled, 0).astype(int).tolist()
+    edges = np.rint(np.linspace(0, WIDTH, len(counts) + 1)).astype(int).tolist()
+    if are_apart:
+        gap = max(1, WIDTH // (12 * len(counts)))
+        bars = [(left + gap, right - left - 2 * gap, up) for left, right, up in zip(edges, edges[1:], heights) if up]
+        outline = "".join(f"M{left} {HEIGHT}v{-up}h{width}v{up}z" for left, width, up in bars)
+    else:
+        steps = zip(np.diff(heights, prepend=0).tolist(), np.diff(edges).tolist())
+        outline = (
+            f"M0 {HEIGHT}" + "".join((f"v{-up}" if up else "") + f"h{right}" for up, right in steps) + f"V{HEIGHT}z"
+        )
+    return f'<path class="bar" d="{outline}"/>'
 
 
 def curves_svg(panel: Panel, steps: tuple[int, ...]) -> Markup:
@@ -52,36 +59,35 @@ def curves_svg(panel: Panel, steps: tuple[int, ...]) -> Markup:
     low, high = panel.bounds
     margin = 0.06 * (high - low) or max(abs(low) * 1e-3, 1e-6)
     low, high = low - margin, high + margin
-    lines = "".join(
-        f'<path class="line c{number % NUM_COLOURS}" d="{_path(values, steps, low, high)}"/>'
-        for number, values in enumerate(panel.drawn)
-    )
-    ticks = "".join(
-        f'<path class="tick" d="M{_short((n + 0.5) / len(steps) * WIDTH)} 0V{HEIGHT}"/>' for n in range(len(steps))
-    )
-    zero = f'<path class="zero" d="M0 {_short(HEIGHT * high / (high - low))}H{WIDTH}"/>' if low < 0 < high else ""
-    return _svg("curves of " + ", ".join(curve.name for curve in panel.curves), ticks + zero + lines)
+    middles = (np.arange(len(steps)) + 0.5) / len(steps) * WIDTH
+    lines = ""
+    for number, values in enumerate(panel.drawn):
+        kept = _kept(values, panel.most_points)
+        x, y = np.interp(kept, steps, middles), HEIGHT * (high - values[kept]) / (high - low)
+        lines += f'<path class="line c{number % NUM_COLOURS}" d="{_path(x, y)}"/>'
+    ticks = "".join(f"M{round(x)} 0v{HEIGHT}" for x in middles)
+    zero = f'<path class="zero" d="M0 {round(HEIGHT * high / (high - low))}h{WIDTH}"/>' if low < 0 < high else ""
+    names = ", ".join(curve.name for curve in panel.curves)
+    return _svg(f"curves of {names}", f'<path class="tick" d="{ticks}"/>{zero}{lines}')
 
 
-def _path(values: np.ndarray, steps: tuple[int, ...], low: float, high: float) -> str:
-    kept = _kept(values)
-    place = np.interp(kept, steps, (np.arange(len(steps)) + 0.5) / len(steps) * WIDTH)
-    y = HEIGHT * (high - values[kept]) / (high - low)
+def _path(x: np.ndarray, y: np.ndarray) -> str:
+    """Broken where y is not a number."""
     path, is_drawn = "", False
-    for at, height in zip(place.tolist(), y.tolist()):
-        is_number = height == height
+    for right, down in zip(x.tolist(), y.tolist()):
+        is_number = math.isfinite(down)
         if is_number:
-            path += f"{'L' if is_drawn else 'M'}{_short(at)} {_short(height)}"
-            path += "" if is_drawn else "h.1"  # a single point shows too
+            path += f"{'L' if is_drawn else 'M'}{round(right)} {round(down)}"
+            path += "" if is_drawn else "h1"  # a single point shows too
         is_drawn = is_number
     return path
 
 
-def _kept(values: np.ndarray) -> np.ndarray:
+def _kept(values: np.ndarray, most: int) -> np.ndarray:
     """Steps that are drawn: of a long episode the lowest and highest of each stretch, so that no spike is lost."""
-    if len(values) <= MOST_POINTS:
+    if len(values) <= most:
         return np.arange(len(values))
-    edges = np.linspace(0, len(values), MOST_POINTS // 2 + 1).astype(int)
+    edges = np.linspace(0, len(values), most // 2 + 1).astype(int)
     kept = {0, len(values) - 1}
     for start, end in itertools.pairwise(edges):
         if np.isfinite(part := values[start:end]).any():
@@ -93,7 +99,3 @@ def _svg(label: str, content: str) -> Markup:
     """Args: content: of numbers only."""
     box = f'viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img"'
     return Markup(f'<svg {box} aria-label="{escape(label)}">{content}</svg>')
-
-
-def _short(number: float) -> str:
-    return f"{number:.1f}".rstrip("0").rstrip(".")

@@ -44,8 +44,6 @@ class Settings:
     space: ActionSpace | None = None
     """None: one that the dataset fits into."""
     is_verified: bool = True
-    most_picture_bytes: int = 1 << 20
-    """Of a dataset."""
 
 
 @dataclasses.dataclass
@@ -62,7 +60,9 @@ class Survey:
     motion: Motion | None = None
     grippers: Numbers | None = None
     raw: Numbers | None = None
+    film_maker: FilmMaker | None = None
     films: tuple[EpisodeFilm, ...] = ()
+    """Empty until it is known how much room there is for them."""
     findings: Findings | None = None
     """None: not looked for."""
     problems: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -133,9 +133,7 @@ def _tell(told: Survey, subject: Subject, index: Index, settings: Settings) -> N
     if source is not None:
         with _told(told, "statistics"):
             told.motion = describe_motion(source, settings.cache, settings.jobs)
-    with _told(told, "pictures"):
-        films = FilmMaker(index, told.cameras, languages, source)
-        told.films = films.films(settings.most_picture_bytes)
+    told.film_maker = FilmMaker(index, told.cameras, languages, source)
 
 
 def _source(dataset: Dataset, index: Index, table: Table, space: ActionSpace) -> Source:
