@@ -9,16 +9,16 @@ from vla_jax.types import InputError
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "values", "message"),
     [
-        (lambda: DataConfig(root="", access="Frame"), r"data\.access='Frame': one of \['frame', 'episode'\]"),
-        (lambda: DataConfig(root="", statistics_per="robot"), r"data\.statistics_per='robot': one of \['dataset'"),
-        (lambda: MixtureEntry(name="toto", standardization="Upstream"), r"toto: standardization='Upstream': one of"),
+        (DataConfig, {"root": "", "access": "Frame"}, r"data\.access='Frame': one of \['frame', 'episode'\]"),
+        (DataConfig, {"root": "", "statistics_per": "robot"}, r"data\.statistics_per='robot': one of \['dataset'"),
+        (MixtureEntry, {"name": "toto", "standardization": "Upstream"}, r"toto: standardization='Upstream': one of"),
     ],
 )
-def test_words_that_nothing_reads_are_refused(make, message):
+def test_words_that_nothing_reads_are_refused(make, values, message):
     with pytest.raises(InputError, match=message):
-        make()
+        make(**values)
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, math.nan, math.inf])
