@@ -1,6 +1,7 @@
-"""The configuration of `configs/NAME.py[:VARIANT]`, a recipe: code of the user's own; and `--dotted.key value` on it.
+"""The configuration of `configs/NAME.py[:VARIANT]`, a recipe, and `--dotted.key value` on it.
 
-`vla_jax.recipe.load` reads a whole RunConfig, which this package may not import.
+A recipe is a Python file with `get_config()` and one function a variant. It is code of the user's, run like any script;
+configurations that travel with checkpoints are JSON and never run anything.
 """
 
 import contextlib
@@ -8,7 +9,9 @@ import importlib.util
 import inspect
 import io
 import re
-from collections.abc import Sequence
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,31 +23,56 @@ from vla_jax.types import ActionSpace, DataRequirements, InputError
 Config = TypeVar("Config")
 
 
-def load_recipe(name: str) -> Any:
-    """What a RunConfig is; its `action_space` is checked, nothing else. Args: name: as `--config` gives it."""
+def load_recipe(name: str, expected: type | None = None) -> Any:
+    """What the recipe's function gives.
+
+    Args: name: `PATH.py` or `PATH.py:VARIANT`, as `--config` gives it. expected: the class that it has to be; without
+    one, anything with an `action_space`, which is all that the commands of this package ask of a RunConfig.
+    """
     path, _, variant = name.partition(":")
-    if not Path(path).is_file():
-        raise InputError(f"--config {name}: no file {path}")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"--config {name}: {path} is not a Python file")
-    recipe = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(recipe)
-    except SyntaxError as error:
-        raise InputError(f"--config {name}: {error.filename}, line {error.lineno}: {error.msg}; mend it") from error
-    except ImportError as error:
-        raise InputError(f"--config {name}: {path}: {type(error).__name__}: {error}") from error
-    variant = variant or "get_config"
-    function = getattr(recipe, variant, None)
-    if not inspect.isfunction(function):
-        raise InputError(f"--config {name}: {path} has no function {variant}()")
-    config = function()
-    if not isinstance(getattr(config, "action_space", None), ActionSpace):
+    file = Path(path)
+    if not file.is_file():
         raise InputError(
-            f"--config {name}: {variant}() gives a {type(config).__name__} without an ActionSpace, expected a RunConfig"
+            f"--config {name}: there is no file {file}; a recipe is configs/NAME.py or configs/NAME.py:VARIANT"
         )
+    spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise InputError(f"--config {name}: {file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # where types of a recipe's own dataclasses are looked up
+    with _broken_recipe_refused(name, file):
+        spec.loader.exec_module(module)
+    variants = {
+        function: maker
+        for function, maker in inspect.getmembers(module, inspect.isfunction)
+        if maker.__module__ == module.__name__ and not function.startswith("_")
+    }
+    maker = variants.get(variant or "get_config")
+    if maker is None:
+        named = sorted(variants.keys() - {"get_config"})
+        raise InputError(f"--config {name}: {file} has no {variant or 'get_config'}(); its variants are {named}")
+    with _broken_recipe_refused(name, file):
+        config = maker()
+    if expected is None:
+        fits, wanted = isinstance(getattr(config, "action_space", None), ActionSpace), "a RunConfig with an ActionSpace"
+    else:
+        fits, wanted = isinstance(config, expected), f"a {expected.__name__}"
+    if not fits:
+        raise InputError(f"--config {name}: {maker.__name__}() gives a {type(config).__name__}, expected {wanted}")
     return config
+
+
+@contextlib.contextmanager
+def _broken_recipe_refused(name: str, file: Path) -> Iterator[None]:
+    """What cannot be read or imported is the caller's to mend; any other exception is a bug with its traceback."""
+    try:
+        yield
+    except SyntaxError as error:
+        raise InputError(f"--config {name}: {error.filename}, line {error.lineno}: {error.msg}") from error
+    except ImportError as error:
+        own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        line = f", line {own[-1]}" if own else ""
+        raise InputError(f"--config {name}: {file}{line}: {type(error).__name__}: {error}") from error
 
 
 def data_requirements(config: Any, name: str) -> DataRequirements:

@@ -22,7 +22,7 @@ from vla_jax.training.augmentation import ColorJitterConfig
 from vla_jax.training.optimizer import OptimizerConfig
 from vla_jax.types import ActionSpace, InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 OWN_PACKAGES = ("vla_jax.", "data_pipelines.")
 MAY_CHANGE_ON_RESUME = (
     *("num_steps", "log_every", "checkpoint_every", "mesh"),
@@ -82,7 +82,9 @@ def from_json(tree: dict[str, Any], cls: type = RunConfig, *, source: str = "con
     tree = dict(tree)
     version = tree.pop("schema_version", None)
     if version != SCHEMA_VERSION:
-        raise InputError(f"{source}: schema_version is {version!r}, this version reads {SCHEMA_VERSION}")
+        raise InputError(
+            f"{source}: schema_version is {version!r}, this version reads {SCHEMA_VERSION}; use the version that wrote it"
+        )
     return _decode(tree, cls, source)
 
 

@@ -88,11 +88,14 @@ def test_stats_refuses_a_json_file_that_cannot_be_written_before_the_work(tmp_pa
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ("def get_config():\n    return {}", "get_config() gives a dict without an ActionSpace, expected a RunConfig"),
-        ("import types\ndef get_config():\n    return types.SimpleNamespace(action_space=7)", "without an ActionSpace"),
-        ("get_config = 3", "has no function get_config()"),
+        ("def get_config():\n    return {}", "get_config() gives a dict, expected a RunConfig with an ActionSpace"),
+        (
+            "import types\ndef get_config():\n    return types.SimpleNamespace(action_space=7)",
+            "expected a RunConfig with an ActionSpace",
+        ),
+        ("get_config = 3", "has no get_config()"),
         ("def get_config(:", "line 1"),
-        ("import no_such_module", "recipe.py: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("import no_such_module", "recipe.py, line 1: ModuleNotFoundError: No module named 'no_such_module'"),
     ],
 )
 def test_stats_refuses_a_recipe_that_gives_no_configuration(tmp_path, capsys, recipe, message):
