@@ -83,7 +83,7 @@ def from_json(tree: dict[str, Any], cls: type = RunConfig, *, source: str = "con
     version = tree.pop("schema_version", None)
     if version != SCHEMA_VERSION:
         raise InputError(
-            f"{source}: schema_version is {version!r}, this version reads {SCHEMA_VERSION}; use the version that wrote it"
+            f"{source}: schema_version is {version!r}, this one reads {SCHEMA_VERSION}; use the version that wrote it"
         )
     return _decode(tree, cls, source)
 
