@@ -28,6 +28,7 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.data_pipeline
+	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.indexing
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.memory
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.statistics
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.training_step
