@@ -155,7 +155,16 @@ class Assembler:
             action[places] = normalize_action[owner.repeat(w)[:, None]](target).reshape(-1, *action.shape[1:])
             supervised = valid.reshape(-1, w, space.horizon) & mask[places][:, :, None]
             action_mask[places] = supervised[..., None] & self._available[owner][:, None, None]
+        for sample, own in zip(samples, action_mask):
+            own &= self._before_goal(sample, self.sources[sample.dataset].chunk)[..., None]
         return proprio, action, action_mask
+
+    def _before_goal(self, sample: Sample, chunk: Chunk) -> np.ndarray:
+        """bool[w, h]: the entries of chunks that lead to the sample's goal; all, where it has none."""
+        if sample.goal is None:
+            return np.ones((1, 1), bool)
+        next_target = self.sources[sample.dataset].trajectories.next_target(sample.last_row)
+        return chunk.before(sample.rows, sample.goal, next_target)
 
     def _raw(self, parts: list[tuple[Source, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`Source.numbers` of steps of several sources of one layout, one after the other."""
@@ -213,7 +222,8 @@ class Assembler:
             source, (normalize, _) = self.sources[sample.dataset], self.normalizers[sample.dataset]
             target, valid = source.targets(sample.rows, chunk)
             actions.append(normalize(target))
-            masks.append((valid & sample.mask[:, None])[..., None] & source.available)
+            valid = valid & sample.mask[:, None] & self._before_goal(sample, chunk)
+            masks.append(valid[..., None] & source.available)
         return np.stack(actions), np.stack(masks)
 
     def _boxes(self, samples: list[Sample]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

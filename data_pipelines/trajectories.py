@@ -32,6 +32,11 @@ class Trajectories:
         future, mask = chunk(rows, self._last_target[self.episode(rows)])
         return future, mask & self.target_valid[future]
 
+    def next_target(self, row: int) -> int:
+        """The first row with a valid target from this one on; past the episode where it has none."""
+        place = np.searchsorted(self._targets, row)
+        return int(self._targets[place]) if place < len(self._targets) else self.num_steps
+
     def windows(self, window: Window, horizon: int) -> np.ndarray:
         """Rows that may be sampled: those whose window has at least one valid target."""
         anchors = window.anchors(self.first_step)
@@ -40,6 +45,10 @@ class Trajectories:
         seen = np.append(0, np.cumsum(self.target_valid))
         end = np.minimum(rows[:, -1] + horizon, last + 1)
         return anchors[seen[end] > seen[rows[:, 0]]]
+
+    @functools.cached_property
+    def _targets(self) -> np.ndarray:
+        return np.flatnonzero(self.target_valid)
 
     @functools.cached_property
     def _last_target(self) -> np.ndarray:

@@ -137,7 +137,8 @@ class DataRequirements:
     """Further per-step tables, by name; none is known yet."""
     boxes: BoxRequirement | None = None
     goals: tuple[str, ...] = ()
-    """Slots of `cameras` of which the picture of a goal is wanted: a later step of the episode, drawn evenly."""
+    """Slots of `cameras` of which the picture of a goal is wanted: a later step of the episode, drawn evenly. Actions
+    from it on are masked, but for the next one."""
     pair_offset: int | None = None
     """k: wants the pictures k steps after each window step (frame pairs, as latent action models read them)."""
     coarse: CoarseChunk | None = None
@@ -204,7 +205,8 @@ class Batch:
     action: Float[Array, "b w h a"]
     """At each window step the next `horizon` actions, normalised; the last one repeated past the end."""
     action_mask: Bool[Array, "b w h a"]
-    """False past the episode's end, in padded window steps, and in dimensions the embodiment lacks."""
+    """False past the episode's end, from the goal's step on where there is a goal, in padded window steps, and in
+    dimensions the embodiment lacks."""
     sample_ids: Int[Array, "b 3"]
     """(dataset, episode, step): index in the mixture, index in the split, the sampled step. int32."""
     sample_index: Int[Array, "b"] | None = None

@@ -21,6 +21,18 @@ class Chunk:
         """Rows int64[n, h] whose targets are at row, row + stride, ..., the last valid one of the episode repeated
         past it, and their mask bool[n, h], False from there on.
         """
-        wanted = row[:, None] + self.stride * np.arange(self.horizon)
-        last = last_target[:, None]
+        wanted, last = self._wanted(row), last_target[:, None]
         return np.minimum(wanted, last), wanted <= last + self.octo_compat
+
+    def before(self, row: np.ndarray, goal: int, next_target: int) -> np.ndarray:
+        """bool[n, h], False from the goal on: what comes then does not lead to it. Source: Octo's `chunk_act_obs`.
+
+        The next target of the present step always stays, also where the goal is the present step: statistics count it,
+        and no sample is drawn in vain. Octo's code comes to two steps more, by its wrong sign.
+        Args: row: int64[n]; goal: row of the goal's picture; next_target: the first row with one from the last step
+        that the policy sees on.
+        """
+        return self._wanted(row) < max(goal + 2 * self.octo_compat, next_target + 1)
+
+    def _wanted(self, row: np.ndarray) -> np.ndarray:
+        return row[:, None] + self.stride * np.arange(self.horizon)

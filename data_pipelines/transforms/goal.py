@@ -1,4 +1,8 @@
-"""Goal relabelling: a later step of the same episode becomes the goal."""
+"""Goal relabelling: a later step of the same episode becomes the goal.
+
+Actions from the goal on are not supervised (`Chunk.before`). Where the goal is left out and the instruction stays, all
+are: the instruction goes on to the episode's end. Octo masks those too.
+"""
 
 import dataclasses
 

@@ -90,6 +90,41 @@ def test_goals_may_be_near(data):
     assert set(steps) == {0, 1}
 
 
+def supervised_ahead(batch, which="action_mask", stride=1):
+    """Of each sample with a goal: how far that lies ahead, how far the last supervised action of the seen step."""
+    found = []
+    for row, (_, episode, step) in enumerate(batch.sample_ids):
+        if batch.observation.goal_masks["primary"][row]:
+            goal = step_of(batch.observation.goal_images["primary"][row], episode) - step
+            entries = np.flatnonzero(getattr(batch, which)[row, -1].any(-1)) * stride
+            found.append((goal, entries.tolist(), LENGTHS[episode] - 1 - step))
+    return found
+
+
+@pytest.mark.parametrize("octo_compat", [False, True])
+def test_actions_from_the_goal_on_are_not_supervised_but_for_the_next(tmp_path, octo_compat):
+    write_bridge(tmp_path, lengths=LENGTHS)
+    asked = needs(goals=("primary",), action_space=longer(4), octo_compat=octo_compat)
+    found = supervised_ahead(open_generated(tmp_path, needs=asked, batch_size=96).batch(0))
+    assert {0, 1, 2, 3} <= {goal for goal, _, _ in found}
+    for goal, entries, left in found:
+        late = 2 if octo_compat else 0
+        end = max(goal + late, 1)
+        assert entries == [h for h in range(4) if h < end and h < left + octo_compat], (goal, left)
+
+
+def test_coarse_chunks_end_at_the_goal_too_and_an_instruction_alone_leaves_all(data):
+    asked = needs(goals=("primary",), coarse=CoarseChunk(horizon=3, stride=2))
+    batch = open_generated(data, needs=asked, batch_size=96, task=TaskConfig(keep_goal=0.5)).batch(0)
+    for goal, entries, left in supervised_ahead(batch, "coarse_action_mask", stride=2):
+        assert entries == [h for h in (0, 2, 4) if h < max(goal, 1) and h < left]
+    told = ~batch.observation.goal_masks["primary"]
+    whole = open_generated(data, needs=dataclasses.replace(asked, goals=()), batch_size=96).batch(0)
+    np.testing.assert_array_equal(whole.sample_ids, batch.sample_ids)
+    np.testing.assert_array_equal(batch.action_mask[told], whole.action_mask[told])
+    assert told.any()
+
+
 def test_one_telling_is_left_out_of_each_sample(data):
     told = open_generated(data, needs=needs(goals=("primary",)), batch_size=64, task=TaskConfig(keep_goal=0.5))
     seen = told.batch(0).observation
