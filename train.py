@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 from flax import nnx
 
+from data_pipelines.discovery import refuse_unknown_slots
 from data_pipelines.pipeline import open_pipeline
 from vla_jax import accelerator, recipe
 from vla_jax.config import RunConfig
@@ -68,6 +69,9 @@ def run(config: RunConfig, directory: RunDirectory, init_from: Path | None, pree
     provenance.refuse_file(directory)
     provenance.refuse_changed_config(directory, config)
     provenance.refuse_forgotten_source(directory, init_from)
+    if colors := config.augmentation:
+        refuse_unknown_slots("augmentation.slots", colors.slots)
+        refuse_unknown_slots("augmentation.kept_slot", [colors.kept_slot] if colors.kept_slot else [])
     program = build_program(config, config.mesh.build())
     reads = config.policy.data_requirements()
     tokenizer = provenance.tokenizer_config(directory, config, init_from).build(reads.text_length, reads.vocab_size)

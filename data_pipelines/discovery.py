@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -53,6 +53,16 @@ def dataset_files() -> dict[str, ModuleType]:
     """Every file of `datasets/`, by its name."""
     names = sorted(module.name for module in pkgutil.iter_modules(datasets.__path__))
     return {name: importlib.import_module(f"{datasets.__name__}.{name}") for name in names}
+
+
+def refuse_unknown_slots(key: str, slots: Iterable[str]) -> None:
+    """InputError where no dataset has such a camera: what is done to it would be done to none.
+
+    A slot that only other datasets or policies have is fine. Args: key: of the configuration, for the error.
+    """
+    known = {slot for file in dataset_files().values() for spec in specs(file) for slot in spec.cameras}
+    if unknown := sorted(set(slots) - known):
+        raise InputError(f"{key}: no dataset has a camera {', '.join(map(repr, unknown))}; there are {sorted(known)}")
 
 
 def _file_of_alias(name: str) -> ModuleType | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.config import DataConfig
+from data_pipelines.discovery import refuse_unknown_slots
 from data_pipelines.transforms.crop import RandomCrop
 from data_pipelines.transforms.geometry import WHOLE, Geometry
 from data_pipelines.transforms.goal import UniformGoal
@@ -29,6 +30,9 @@ class Variation:
     requirements: DataRequirements
 
     def __post_init__(self):
+        for key in ("crop", "rotation"):
+            if config := getattr(self.data, key):
+                refuse_unknown_slots(f"data.{key}.slots", config.slots)
         _ = self.paraphrase  # a file that cannot be read is named now, not at the first sample
 
     def geometries(self, generate: Generate) -> dict[str, Geometry]:

@@ -154,6 +154,13 @@ def test_a_file_of_wordings_that_is_not_there_is_named_at_the_start(data):
         open_generated(data, needs=needs(), task=TaskConfig(paraphrases="nowhere.json"))
 
 
+@pytest.mark.parametrize(("key", "config"), [("crop", CropConfig), ("rotation", RotationConfig)])
+def test_cameras_that_no_dataset_has_are_refused_and_those_that_the_policy_lacks_are_not(data, key, config):
+    with pytest.raises(InputError, match=rf"data.{key}.slots: no dataset has a camera 'primry'; .*'primary'.*'wrist'"):
+        open_generated(data, needs=needs(), **{key: config(slots=("primary", "primry"))})
+    open_generated(data, needs=needs(), **{key: config(slots=("primary", "wrist"))})
+
+
 # ---- frame pairs and coarse chunks
 
 

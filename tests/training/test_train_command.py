@@ -61,6 +61,14 @@ def command(*arguments):
         ([*TINY, "--num-steps", "many"], r"train\.py: --num-steps: .*'many'$"),
         ([*TINY, "--num-steps", "0"], r"train\.py: num_steps=0: at least 1 expected$"),
         ([*TINY, "--data.max-bad-share", "3"], r"train\.py: data.max_bad_share=3.0: a share from 0 to 1 is expected$"),
+        (
+            [*TINY, "--augmentation.slots", "primary", "primry"],
+            r"train\.py: augmentation.slots: no dataset has a camera 'primry'; there are .*'primary'",
+        ),
+        (
+            [*TINY, "--augmentation.kept-slot", "primry"],
+            r"train\.py: augmentation.kept_slot: no dataset has a camera 'primry'",
+        ),
         ([*TINY, "--mesh.data", "3"], "does not fit 8 devices"),
         ([*TINY, "--batch-size", "6", "--mesh.data", "8"], "batch_size=6 does not divide"),
         ([*TINY, "--data.root", "/nowhere"], "/nowhere/bridge_dataset/1.0.0"),
