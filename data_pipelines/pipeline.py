@@ -31,6 +31,7 @@ from data_pipelines.pools import Visit
 from data_pipelines.quarantine import Quarantine
 from data_pipelines.reading import EpisodeReader, one_by_one, together
 from data_pipelines.source import BadRecordError, Source, open_source
+from data_pipelines.spec import NO_VERSION
 from data_pipelines.statistics import statistics_trees
 from data_pipelines.storage import RemotePath, locate
 from data_pipelines.transforms.no_op import NoOps
@@ -91,7 +92,15 @@ def open_pipeline(
 
 def _open_entry(entry: MixtureEntry, data: DataConfig, requirements: DataRequirements, cache: Path) -> Source:
     version = entry.version or find_dataset(entry.name).spec.version
-    directory = read_directory(locate(data.root) / entry.name / version)
+    try:
+        directory = read_directory(locate(data.root) / entry.name / version)
+    except InputError as error:
+        if version != NO_VERSION or entry.version:
+            raise
+        raise InputError(
+            f"data.mixture: {entry.name}: its version is not published; give MixtureEntry.version, the name of its "
+            f"folder in {data.root}/{entry.name} ({error})"
+        ) from error
     if (directory.name, directory.version) != (entry.name, version):
         raise InputError(
             f"{directory.path}/dataset_info.json: it is {directory.name} {directory.version}, "

@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Literal
 
+NO_VERSION = "unknown"
+"""Of a dataset whose version nobody has published."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Depth:

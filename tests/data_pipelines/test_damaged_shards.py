@@ -4,9 +4,11 @@ import json
 import struct
 
 import pytest
-from pipeline_setup import open_generated
+from pipeline_setup import open_generated, requirements, tokenize_bytes
 
+from data_pipelines.config import DataConfig, MixtureEntry
 from data_pipelines.index.tfrecord import masked_crc
+from data_pipelines.pipeline import open_pipeline
 from tests.rlds_episodes import write_bridge
 from vla_jax.types import InputError
 
@@ -131,6 +133,16 @@ def test_missing_directory_unknown_split_and_unknown_dataset_are_refused(tmp_pat
         open_generated(tmp_path, split="test")
     with pytest.raises(InputError, match=r"no dataset 'bridge_v3'; there are \[.*'bridge_dataset'.*'fractal"):
         open_generated(tmp_path, mixture={"bridge_v3": 1.0})
+
+
+def test_a_dataset_of_unpublished_version_asks_for_one(tmp_path):
+    with pytest.raises(InputError, match=r"data.mixture: rh20t: its version is not published; give MixtureEntry.ver"):
+        open_generated(tmp_path, mixture={"rh20t": 1.0})
+    data = DataConfig(root=str(tmp_path), mixture=(MixtureEntry(name="rh20t", version="2.5.0"),))
+    with pytest.raises(InputError, match=r"^\S*rh20t/2.5.0: no such dataset directory"):
+        open_pipeline(
+            data, requirements(), tokenize_bytes, seed=0, batch_size=1, cache=tmp_path / "cache", quarantine=None
+        )
 
 
 def test_another_dataset_under_the_name_is_refused(tmp_path):

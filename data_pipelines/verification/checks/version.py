@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 
 from data_pipelines.discovery import dataset_files, specs
-from data_pipelines.spec import DatasetSpec
+from data_pipelines.spec import NO_VERSION, DatasetSpec
 from data_pipelines.verification.check import Check
 from data_pipelines.verification.episode import Episode
 from data_pipelines.verification.finding import Finding
 from data_pipelines.verification.subject import Subject, missing_features
 
 MOST_NAMED = 4
-NO_VERSION = "unknown"
 """Of a SPEC whose dataset was not released, or without one."""
 ADVICE = {
     "bridge": "bridge/0.1.0 of Open X-Embodiment is the old recording: one camera, actions as a dictionary; for "
