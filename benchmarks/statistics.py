@@ -3,8 +3,9 @@
     python -m benchmarks.statistics [--json FILE] [--episodes N] [--repeats N]
 
 Bridge's numbers (state and action, 38 steps an episode, 256 episodes a shard) are generated in memory, standardised,
-mapped into EF-VLA's action space at several horizons, summarised and merged. CPU time of one process; repeats
-interleave. A stage alone: `standardise` makes the table, which is kept; `targets` is the action space's own work.
+mapped into EF-VLA's action space at several horizons, summarised and merged; summarised too in the padded one of all
+embodiments. CPU time of one process; repeats interleave. A stage alone: `standardise` makes the table, which is kept;
+`targets` is the action space's own work.
 """
 
 import argparse
@@ -17,16 +18,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from data_pipelines.action_spaces import relative_pose
+from data_pipelines.action_spaces import relative_pose, unified
 from data_pipelines.discovery import find_dataset
 from data_pipelines.schema import Trajectory
 from data_pipelines.standardization import standardize_episodes
 from data_pipelines.summary import BLOCK, Summary, summarize
 from data_pipelines.trajectories import Trajectories
 from data_pipelines.transforms.chunk import Chunk
+from vla_jax.types import ActionSpace
 
 STEPS, EPISODES_PER_SHARD = 38, 256
-HORIZONS = (1, 4, 12)
+HORIZONS, UNIFIED_HORIZONS = (1, 4, 12), (8, 50)
 
 
 def main() -> None:
@@ -54,8 +56,7 @@ def measure(episodes: int, repeats: int) -> dict:
     def table_of(raw: Trajectory) -> Trajectory:
         return standardize_episodes(standardize, raw, num_steps, "benchmark")
 
-    def summary_of(columns: Trajectory, horizon: int) -> Summary:
-        space = relative_pose.action_space(horizon)
+    def summary_of(columns: Trajectory, space: ActionSpace) -> Summary:
         return Summary.load(summarize(columns, num_steps, space).arrays(), space)
 
     tables = [table_of(raw) for raw in shards]
@@ -66,18 +67,21 @@ def measure(episodes: int, repeats: int) -> dict:
         work()
         speeds.setdefault(name, []).append(total / (time.process_time() - start))
 
-    def whole(horizon: int) -> None:
-        merged = Summary(relative_pose.action_space(horizon))
+    def whole(space: ActionSpace) -> None:
+        merged = Summary(space)
         for raw in shards:
-            merged.merge(summary_of(table_of(raw), horizon))
-        merged.tree(relative_pose.action_space(horizon))
+            merged.merge(summary_of(table_of(raw), space))
+        merged.tree(space)
 
     for _ in range(repeats):
         timed("standardise", lambda: [table_of(raw) for raw in shards])
-        for h in HORIZONS:
+        for space in map(relative_pose.action_space, HORIZONS):
+            h = space.horizon
             timed(f"targets, horizon {h}", lambda h=h: [_targets(table, num_steps, h) for table in tables])
-            timed(f"summarise, horizon {h}", lambda h=h: [summary_of(table, h) for table in tables])
-            timed(f"standardise, summarise, merge, horizon {h}", lambda h=h: whole(h))
+            timed(f"summarise, horizon {h}", lambda s=space: [summary_of(table, s) for table in tables])
+            timed(f"standardise, summarise, merge, horizon {h}", lambda s=space: whole(s))
+        for space in map(unified.action_space, UNIFIED_HORIZONS):
+            timed(f"unified: summarise, horizon {space.horizon}", lambda s=space: [summary_of(t, s) for t in tables])
     return {"steps": total, "steps_per_cpu_second": speeds}
 
 

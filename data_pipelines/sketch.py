@@ -10,7 +10,7 @@ Axes: n rows, d dimensions.
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -26,6 +26,9 @@ NUM_BINS = math.ceil(math.log(LARGEST) / GAMMA) - LOWEST_BIN + 1
 ALL_BINS = 2 * NUM_BINS + 1
 """Of a dimension; the middle one holds magnitudes below SMALLEST. Bins of all dimensions are numbered through."""
 MOST_PENDING = 1 << 20
+"""Filled bins that wait to be put together with the others."""
+Histogram = tuple[np.ndarray, np.ndarray]
+"""Filled bins, rising, and how many values each holds."""
 ARRAYS = ("count", "mean", "squares", "low", "high", "bins", "bin_counts")
 
 
@@ -34,11 +37,8 @@ class Sketch:
         self.count = 0
         self.mean, self.squares = np.zeros(width), np.zeros(width)
         self.low, self.high = np.full(width, np.inf), np.full(width, -np.inf)
-        self._filled: tuple[np.ndarray, np.ndarray] | None = None
-        """Bins and their counts: all that a sketch of a shard, or one that was read, holds."""
-        self._counts: np.ndarray | None = None
-        """Of all bins, where sketches or many rows come together; None before."""
-        self._pending: list[np.ndarray] = []
+        self._histograms: list[Histogram] = [(np.zeros(0, np.int32), np.zeros(0, np.int64))]
+        """The first is put together from all before; the others wait for it."""
 
     @classmethod
     def load(cls, arrays: Mapping[str, np.ndarray], prefix: str) -> "Sketch":
@@ -47,7 +47,7 @@ class Sketch:
         sketch = cls(len(loaded["mean"]))
         sketch.count = int(loaded["count"])
         sketch.mean, sketch.squares, sketch.low, sketch.high = (loaded[name] for name in ARRAYS[1:5])
-        sketch._filled = loaded["bins"], loaded["bin_counts"]
+        sketch._histograms = [(loaded["bins"], loaded["bin_counts"])]
         return sketch
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
@@ -59,31 +59,29 @@ class Sketch:
         """Args: x: [n, d], finite."""
         if not len(x):
             return
-        columns = np.ascontiguousarray(x.T, np.float64)
-        mean = columns.mean(1)
-        deviation = columns - mean[:, None]
-        squares = np.einsum("dn,dn->d", deviation, deviation)
-        self._merge_moments(len(x), mean, squares, columns.min(1), columns.max(1))
-        self._pending.append((_bins(columns) + ALL_BINS * np.arange(len(columns), dtype=np.int32)[:, None]).reshape(-1))
-        if sum(map(len, self._pending)) > MOST_PENDING:
-            self._gather()
+        columns = np.ascontiguousarray(x.T)
+        low, high = columns.min(1).astype(np.float64), columns.max(1).astype(np.float64)
+        filled = np.flatnonzero((low != 0) | (high != 0))  # in a padded vector, what a robot lacks is 0 throughout
+        columns = columns[filled].astype(np.float64)
+        mean, squares = np.zeros(len(low)), np.zeros(len(low))
+        mean[filled] = columns.mean(1)
+        deviation = columns - mean[filled, None]
+        squares[filled] = np.einsum("dn,dn->d", deviation, deviation)
+        self._merge_moments(len(x), mean, squares, low, high)
+        histograms = [(np.array([NUM_BINS], np.int32), np.array([len(x)]))] * len(low)
+        for dimension, column in zip(filled.tolist(), columns):
+            histograms[dimension] = _histogram(_bins(column))
+        self._append(_joined([(bins + np.int32(d * ALL_BINS), counts) for d, (bins, counts) in enumerate(histograms)]))
 
     def merge(self, other: "Sketch") -> None:
         self._merge_moments(other.count, other.mean, other.squares, other.low, other.high)
-        bins, counts = other.histogram()
-        self._gather()[bins] += counts
+        self._append(other.histogram())
 
-    def histogram(self) -> tuple[np.ndarray, np.ndarray]:
+    def histogram(self) -> Histogram:
         """The filled bins, rising, int32, and their counts, int64."""
-        if self._counts is None and self._filled is None:
-            pending = np.concatenate([np.zeros(0, np.int32), *self._pending])
-            self._filled, self._pending = np.unique(pending, return_counts=True), []
-        elif self._counts is not None or self._pending:
-            counts = self._gather()
-            bins = np.flatnonzero(counts)
-            return bins.astype(np.int32), counts[bins]
-        assert self._filled is not None
-        return self._filled
+        if len(self._histograms) > 1:
+            self._histograms = [_sum(self._histograms)]
+        return self._histograms[0]
 
     def quantile(self, q: float) -> np.ndarray:
         """Of each dimension, near the sample with rank floor(q (count - 1))."""
@@ -120,26 +118,51 @@ class Sketch:
         self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
         self.count = total
 
-    def _gather(self) -> np.ndarray:
-        """The counts of all bins."""
-        if self._counts is None:
-            self._counts = np.zeros(len(self.mean) * ALL_BINS, np.int64)
-        if self._filled is not None:
-            bins, counts = self._filled
-            self._counts[bins] += counts
-            self._filled = None
-        if self._pending:
-            self._counts += np.bincount(np.concatenate(self._pending), minlength=len(self._counts))
-            self._pending = []
-        return self._counts
+    def _append(self, histogram: Histogram) -> None:
+        self._histograms.append(histogram)
+        if sum(len(bins) for bins, _ in self._histograms[1:]) > MOST_PENDING:
+            self.histogram()
+
+
+def _joined(histograms: Iterable[Histogram]) -> Histogram:
+    bins, counts = zip(*histograms)
+    return np.concatenate(bins), np.concatenate(counts)
+
+
+def _histogram(bins: np.ndarray) -> Histogram:
+    """Args: bins: one a value; they are sorted in place."""
+    bins.sort()
+    first = _firsts(bins)
+    return bins[first], np.diff(first, append=len(bins))
+
+
+def _firsts(bins: np.ndarray) -> np.ndarray:
+    """Places where another bin begins. Args: bins: rising."""
+    return np.flatnonzero(np.append([True], bins[1:] != bins[:-1])[: len(bins)])
+
+
+def _sum(histograms: list[Histogram]) -> Histogram:
+    bins, counts = _joined(histograms)
+    order = np.argsort(bins, kind="stable")  # it merges what is in order already
+    bins, counts = bins[order], counts[order]
+    first = _firsts(bins)
+    return bins[first], np.add.reduceat(counts, first) if len(first) else counts
 
 
 def _bins(x: np.ndarray) -> np.ndarray:
     """Numbers that rise with x, int32, 0 to ALL_BINS - 1."""
     magnitude = np.abs(x)
-    number = np.ceil(np.log(np.clip(magnitude, SMALLEST, LARGEST)) * (1 / GAMMA)).astype(np.int32)
-    number = np.clip(number - (LOWEST_BIN - 1), 1, NUM_BINS)
-    return NUM_BINS + np.where(magnitude < SMALLEST, 0, np.where(x < 0, -number, number))
+    is_zero = magnitude < SMALLEST
+    np.clip(magnitude, SMALLEST, LARGEST, out=magnitude)
+    np.log(magnitude, out=magnitude)
+    magnitude *= 1 / GAMMA
+    number = np.ceil(magnitude, out=magnitude).astype(np.int32)
+    number -= LOWEST_BIN - 1
+    np.clip(number, 1, NUM_BINS, out=number)
+    number *= 1 - 2 * (x < 0).view(np.int8)
+    number[is_zero] = 0
+    number += NUM_BINS
+    return number
 
 
 def _middle(number: int) -> float:

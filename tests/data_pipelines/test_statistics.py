@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import tracemalloc
 
 import jsonschema
 import numpy as np
@@ -14,10 +15,11 @@ from data_pipelines import sketch as sketch_module
 from data_pipelines import source as source_module
 from data_pipelines.__main__ import main
 from data_pipelines.action_spaces import relative_pose
-from data_pipelines.sketch import RELATIVE_ERROR, Sketch
+from data_pipelines.sketch import ALL_BINS, NUM_BINS, RELATIVE_ERROR, Sketch
 from data_pipelines.transforms import decode
 from tests.rlds_episodes import write_bridge
 from vla_jax.schemas import schema
+from vla_jax.types import Dimension
 
 JOINTS = """
 import types
@@ -99,6 +101,28 @@ def test_a_sketch_read_back_goes_on_where_it_was_written_and_when_bins_are_count
     total.add(second)
     for name, array in sketch(first, second).arrays("").items():
         np.testing.assert_array_equal(total.arrays("")[name], array)
+
+
+def test_dimensions_that_a_robot_lacks_count_as_zeros_and_take_no_room():
+    """A padded vector of 64 numbers, of which 4 are there; bins of all would take 400 MB."""
+    x = rows()
+    padded = np.zeros((len(x), 64), np.float32)
+    padded[:, 10:50:10] = x
+    tracemalloc.start()
+    total = Sketch(64)
+    for part in np.split(padded, 8):
+        total.merge(sketch(part))
+    tree = total.tree(tuple(Dimension(name=str(number), unit="1") for number in range(64)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6
+    alone = sketch(padded[:, 10:50:10])
+    np.testing.assert_array_equal(total.quantile(0.4)[10:50:10], alone.quantile(0.4))
+    lacking = np.setdiff1d(np.arange(64), np.arange(10, 50, 10))
+    for key in ("mean", "std", "min", "max", "q01", "q99"):
+        assert not np.any(np.array(tree[key])[lacking])
+    bins, counts = total.histogram()
+    np.testing.assert_array_equal(counts[np.isin(bins, lacking * ALL_BINS + NUM_BINS)], len(x))
 
 
 def test_averaged_quantiles_of_parts_would_be_wrong():
