@@ -12,10 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+import numpy as np
+
 from data_pipelines import action_spaces, datasets
 from data_pipelines.schema import Trajectory
 from data_pipelines.spec import DatasetSpec
-from vla_jax.types import InputError
+from vla_jax.types import ActionSpace, InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +76,15 @@ def _file_of_alias(name: str) -> ModuleType | None:
 
 def find_action_space(form: str) -> ModuleType:
     return _find(action_spaces, form, "action space", "action_space.form")
+
+
+def commanded(dataset: str, space: ActionSpace, columns: Trajectory) -> np.ndarray:
+    """bool[a]: the dimensions of the action that the dataset commands; InputError where its columns do not fit."""
+    available = getattr(find_action_space(space.form), "available", None)
+    try:
+        return np.ones(space.action_width, bool) if available is None else available(columns)
+    except InputError as error:
+        raise InputError(f"dataset {dataset}: {error}. Leave it out of data.mixture") from error
 
 
 def source_digest(module: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data_pipelines.boxes import Boxes, open_boxes
-from data_pipelines.discovery import Dataset, find_action_space, find_dataset
+from data_pipelines.discovery import Dataset, commanded, find_action_space, find_dataset
 from data_pipelines.index.dataset_directory import DatasetDirectory
 from data_pipelines.index.shard_index import STEPS
 from data_pipelines.index.sidecar import Index, open_index
@@ -78,10 +78,7 @@ class Source:
     @functools.cached_property
     def available(self) -> np.ndarray:
         """bool[a]: the dimensions of the action that the dataset commands."""
-        available = getattr(self.form, "available", None)
-        return (
-            np.ones(self.requirements.action_space.action_width, bool) if available is None else available(self.columns)
-        )
+        return commanded(self.name, self.requirements.action_space, self.columns)
 
     @functools.cached_property
     def trajectories(self) -> Trajectories:

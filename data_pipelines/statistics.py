@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data_pipelines.cache import write_json
-from data_pipelines.discovery import Dataset, find_action_space, source_digests
+from data_pipelines.discovery import Dataset, commanded, find_action_space, source_digests
 from data_pipelines.index.sidecar import Index, split_cache
 from data_pipelines.parts import Part, PartLostError, StoredPart, Work, find_or_build, made, part_digest, write_part
 from data_pipelines.standardization import standardize_episodes
@@ -132,6 +132,7 @@ def check_columns(dataset: str, columns: Part, space: ActionSpace) -> None:
             f"dataset {dataset}: it cannot be mapped into the action space {space.form!r}, which needs {missing}; "
             f"it gives {sorted(columns)}"
         )
+    commanded(dataset, space, columns)
 
 
 def _check(summary: Summary, where: str) -> None:

@@ -27,10 +27,10 @@ def action_space(horizon: int, normalization: Literal["none", "gaussian", "quant
 
 def available(columns: Trajectory) -> np.ndarray:
     """bool[8]: the dimensions of the action that a dataset with these columns commands."""
-    count = columns["target_joints"].shape[-1]
-    if count > NUM_JOINTS:
-        raise InputError(f"joint_position: an arm of {count} joints; at most {NUM_JOINTS} are expected")
-    return np.append(np.arange(NUM_JOINTS) < count, "target_gripper" in columns)
+    for key in ("joints", "target_joints"):
+        if key in columns and (count := columns[key].shape[-1]) > NUM_JOINTS:
+            raise InputError(f"action space 'joint_position': {key} has {count} joints; at most {NUM_JOINTS} expected")
+    return np.append(np.arange(NUM_JOINTS) < columns["target_joints"].shape[-1], "target_gripper" in columns)
 
 
 def proprio(steps: Trajectory) -> np.ndarray:
@@ -51,7 +51,7 @@ def motion_errors(predicted: np.ndarray, recorded: np.ndarray) -> dict[str, np.n
 
 def _vector(joints: np.ndarray, gripper: np.ndarray | None) -> np.ndarray:
     vector = np.zeros((*joints.shape[:-1], NUM_JOINTS + 1), np.float32)
-    vector[..., : min(joints.shape[-1], NUM_JOINTS)] = joints[..., :NUM_JOINTS]
+    vector[..., : joints.shape[-1]] = joints  # `available` refuses more
     if gripper is not None:
         vector[..., NUM_JOINTS] = gripper
     return vector

@@ -78,9 +78,10 @@ class UnifiedVector:
     def available(self, columns: Trajectory) -> np.ndarray:
         """bool[a]: the dimensions of the action that a dataset with these columns commands."""
         mask = np.zeros(self.width, bool)
-        for first, column in COMMANDS.items():
-            if column in columns and first in self.places:
-                mask[self._span(first, column, columns[column])] = True
+        for parts, is_commanded in ((MEASURED, False), (COMMANDS, True)):
+            for first, column in parts.items():
+                if column in columns and first in self.places:
+                    mask[self._span(first, column, columns[column])] |= is_commanded
         if not mask.any():
             raise InputError(f"action space {self.form!r}: the dataset commands none of {sorted(COMMANDS.values())}")
         return mask

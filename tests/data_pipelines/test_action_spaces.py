@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from data_pipelines.action_spaces import delta_pose, joint_position
+from data_pipelines.action_spaces import delta_pose, joint_position, unified
 from data_pipelines.conventions.motion import delta_to_next
 from data_pipelines.conventions.pose import pose_from_euler, rotation
+from data_pipelines.statistics import check_columns
 from vla_jax.types import InputError
 
 
@@ -57,12 +58,23 @@ def test_errors_of_motions_are_distance_angle_and_openness():
     np.testing.assert_allclose(errors["gripper_openness"], [[0, 1]])
 
 
-def test_arm_of_six_joints_is_padded_and_masked_and_one_of_eight_refused():
+def test_arm_of_six_joints_is_padded_and_masked():
     columns = {"joints": np.ones((3, 6), np.float32), "target_joints": np.full((3, 6), 2, np.float32)}
     assert joint_position.available(columns).tolist() == [True] * 6 + [False, False]
     assert joint_position.proprio(columns).tolist() == [[1] * 6 + [0, 0]] * 3
     columns |= {"target_gripper": np.array([0.25, 0.5, 0.75], np.float32)}
     chunk = joint_position.targets(at(columns, np.array([0])), at(columns, np.array([[1, 2]])))
     assert chunk.tolist() == [[[2] * 6 + [0, 0.5], [2] * 6 + [0, 0.75]]]
-    with pytest.raises(InputError, match="8 joints"):
-        joint_position.available({"target_joints": np.ones((3, 8))})
+
+
+@pytest.mark.parametrize("space", [joint_position, unified])
+@pytest.mark.parametrize("wide", ["joints", "target_joints"])
+def test_arm_of_eight_joints_measured_or_commanded_is_refused_with_the_datasets_name(space, wide):
+    columns = {
+        "joints": np.ones((3, 7)),
+        "target_joints": np.ones((3, 7)),
+        **dict.fromkeys(("target_valid", "delta_valid"), np.ones(3, bool)),
+    }
+    check_columns("long_arm", columns, space.action_space(1))
+    with pytest.raises(InputError, match=rf"^dataset long_arm: .*: {wide} has 8 joints; at most 7 expected"):
+        check_columns("long_arm", columns | {wide: np.ones((3, 8))}, space.action_space(1))
