@@ -91,7 +91,7 @@ class Source:
     @functools.cached_property
     def anchors(self) -> np.ndarray:
         """int64[num_windows]: the rows that may be sampled, rising."""
-        anchors = self.trajectories.windows(self.window, self.requirements.action_space.horizon)
+        anchors = self.trajectories.windows(self.window)
         if self.skip_unlabeled:
             anchors = anchors[self.is_labeled[anchors]]
         return anchors[~self.is_no_op[anchors]] if self.no_ops else anchors

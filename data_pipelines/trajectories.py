@@ -28,23 +28,25 @@ class Trajectories:
         return self.first_step[episode], self.first_step[episode + 1] - 1
 
     def chunk(self, chunk: Chunk, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The chunk's rows int64[n, h] and mask bool[n, h] at each row."""
+        """The chunk's rows int64[n, h] and mask bool[n, h] at each row.
+
+        False throughout at a step without a target: what the chunk starts from (a pose) may be made up there.
+        """
         future, mask = chunk(rows, self._last_target[self.episode(rows)])
-        return future, mask & self.target_valid[future]
+        return future, mask & self.target_valid[future] & self.target_valid[rows][:, None]
 
     def next_target(self, row: int) -> int:
         """The first row with a valid target from this one on; past the episode where it has none."""
         place = np.searchsorted(self._targets, row)
         return int(self._targets[place]) if place < len(self._targets) else self.num_steps
 
-    def windows(self, window: Window, horizon: int) -> np.ndarray:
-        """Rows that may be sampled: those whose window has at least one valid target."""
+    def windows(self, window: Window) -> np.ndarray:
+        """Rows that may be sampled: those whose window has at least one step with a valid target."""
         anchors = window.anchors(self.first_step)
         first, last = self.bounds(anchors)
         rows, _ = window(anchors, first, last)
         seen = np.append(0, np.cumsum(self.target_valid))
-        end = np.minimum(rows[:, -1] + horizon, last + 1)
-        return anchors[seen[end] > seen[rows[:, 0]]]
+        return anchors[seen[rows[:, -1] + 1] > seen[rows[:, 0]]]
 
     @functools.cached_property
     def _targets(self) -> np.ndarray:

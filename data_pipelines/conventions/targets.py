@@ -21,7 +21,8 @@ def pose_after(pose: np.ndarray, delta: np.ndarray) -> np.ndarray:
 def poses_before(target_pose: np.ndarray) -> Trajectory:
     """Measured poses of a dataset that publishes only the next step's: those of the step before.
 
-    The first step's is unknown and stands as the second's; its target does not count, so that nothing learns from it.
+    The first step's is unknown and stands as the second's; its target does not count, so that no chunk begins there
+    (`Trajectories.chunk`) and nothing learns from it.
     """
     return {
         "pose": np.concatenate([target_pose[:1], target_pose[:-1]]),

@@ -28,9 +28,19 @@ def test_anchor_last_gives_a_window_a_step():
 
 
 def test_windows_without_any_target_are_not_in_the_order():
-    assert trajectories().windows(Window(1, "first"), 4).tolist() == [0, 1, 2, 3, 5]
-    assert trajectories().windows(Window(2, "last"), 4).tolist() == [0, 1, 2, 3, 4, 5, 6]
-    assert trajectories(next_pose_targets=False).windows(Window(1, "first"), 4).tolist() == list(range(8))
+    assert trajectories().windows(Window(1, "first")).tolist() == [0, 1, 2, 3, 5]
+    assert trajectories().windows(Window(2, "last")).tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert trajectories(next_pose_targets=False).windows(Window(1, "first")).tolist() == list(range(8))
+
+
+def test_a_chunk_that_starts_where_there_is_no_target_is_masked_whole_and_its_step_not_sampled():
+    """As the first step of a dataset whose measured pose is that of the step before: its own stands in for it."""
+    episode = Trajectories(np.array([0, 4]), np.array([False, True, True, True]))
+    _, mask = episode.chunk(Chunk(3), np.arange(4))
+    assert mask.astype(int).tolist() == [[0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 0]]
+    assert episode.windows(Window(1, "last")).tolist() == [1, 2, 3]
+    assert episode.windows(Window(2, "last")).tolist() == [1, 2, 3]
+    assert episode.windows(Window(2, "first")).tolist() == [0, 1, 2]
 
 
 def test_padding_is_on_the_right_of_a_window_that_starts_at_the_step():
