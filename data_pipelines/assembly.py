@@ -17,8 +17,9 @@ from data_pipelines.transforms.geometry import UNCHANGED, Geometry
 from data_pipelines.transforms.pair import Pair
 from vla_jax.types import Batch, CameraRequirement, DataRequirements, InputError, Observation, Tokenize
 
-GOAL, LATER = "goal/", "later/"
-"""Before the camera's slot: the goal's pictures [b, 1, y, x, 3] and those of frame pairs [b, w, y, x, 3]."""
+GOAL, LATER, DEPTH = "goal/", "later/", "depth/"
+"""Before the camera's slot: the goal's pictures [b, 1, y, x, 3], those of frame pairs [b, w, y, x, 3], and depth in
+metres, float32[b, w, y, x]."""
 SAMPLES = 1 << 32
 """`Batch.sample_index` counts modulo this."""
 
@@ -63,7 +64,7 @@ class Assembler:
         return [source.normalizers(statistics_of(source.name, self.statistics)) for source in self.sources]
 
     def empty_images(self, num_samples: int) -> dict[str, np.ndarray]:
-        """uint8[b, w, y, x, 3] of every camera, goal (w = 1) and later picture that the policy asks for."""
+        """uint8[b, w, y, x, 3] of every camera, goal (w = 1) and later picture that the policy asks for; depths."""
         needs, images = self.requirements, {}
         for camera in needs.cameras:
             steps = {camera.slot: needs.window}
@@ -73,13 +74,17 @@ class Assembler:
                 steps[LATER + camera.slot] = needs.window
             for key, length in steps.items():
                 images[key] = np.zeros((num_samples, length, camera.height, camera.width, 3), np.uint8)
+        for depth in needs.depths:
+            shape = (num_samples, needs.window, depth.height, depth.width)
+            images[DEPTH + depth.slot] = np.zeros(shape, np.float32)
         return images
 
     def read_images(self, sample: Sample, images: dict[str, np.ndarray]) -> None:
-        """Fills one sample's uint8[w, y, x, 3] of every key; zeros again, and BadRecordError, where one is bad."""
+        """Fills one sample's arrays of every key, without b; zeros again, and BadRecordError, where one is bad."""
         try:
             for prefix, rows, mask in self._reads(sample):
                 self._read(prefix, sample, rows, mask, images)
+            self._read_depths(sample, images)
         except BadRecordError:
             for out in images.values():
                 out[:] = 0
@@ -108,6 +113,13 @@ class Assembler:
                 outs = [images[prefix + camera.slot] for camera in wanted]
                 source.read_images(wanted, rows, mask, sample.geometries.get(slot, UNCHANGED), outs)
 
+    def _read_depths(self, sample: Sample, images: dict[str, np.ndarray]) -> None:
+        source = self.sources[sample.dataset]
+        for depth in self.requirements.depths:
+            if source.has_depth(depth.slot):
+                geometry = sample.geometries.get(depth.slot, UNCHANGED)
+                source.read_metres(depth, sample.rows, sample.mask, geometry, images[DEPTH + depth.slot])
+
     @functools.cached_property
     def _pictures_of(self) -> dict[str, list[CameraRequirement]]:
         """The requirements that show each camera."""
@@ -127,7 +139,7 @@ class Assembler:
         mask = np.stack([sample.mask for sample in samples])
         proprio, action, action_mask = self._numbers(samples, mask)
         tokens, token_mask = self._tokens([sample.text for sample in samples])
-        seen = {key: pictures for key, pictures in images.items() if not key.startswith((GOAL, LATER))}
+        seen = {key: pictures for key, pictures in images.items() if not key.startswith((GOAL, LATER, DEPTH))}
         masks = self._masks(samples, seen, mask)
         leaves: tuple[Any, ...] = (seen, masks, proprio, mask, tokens, token_mask)
         ids = [(sample.dataset, *self.sources[sample.dataset].episode_step(sample.row)) for sample in samples]
@@ -197,12 +209,15 @@ class Assembler:
         return {slot: mask & given.reshape(-1, *[1] * (mask.ndim - 1)) for slot, given in has.items()}
 
     def _with_extras(self, batch: Batch, samples: list[Sample], images: dict[str, np.ndarray]) -> Batch:
-        """Goals, frame pairs, coarse chunks and boxes, where the policy asks for them."""
+        """Goals, frame pairs, coarse chunks, boxes and depths, where the policy asks for them."""
         needs, seen, extras = self.requirements, dict[str, Any](), dict[str, Any]()
         if needs.goals:
             seen["goal_images"] = {slot: images[GOAL + slot][:, 0] for slot in needs.goals}
             given = np.array([sample.goal is not None for sample in samples])
             seen["goal_masks"] = self._masks(samples, seen["goal_images"], given)
+        if needs.depths:
+            seen["depths"] = {depth.slot: images[DEPTH + depth.slot] for depth in needs.depths}
+            seen["depth_masks"] = {depth.slot: self._depth_mask(samples, depth.slot) for depth in needs.depths}
         if needs.boxes is not None:
             seen["boxes"], seen["box_masks"], extras["target_box"] = self._boxes(samples)
         if needs.pair_offset is not None:
@@ -212,6 +227,10 @@ class Assembler:
         if needs.coarse is not None:
             extras["coarse_action"], extras["coarse_action_mask"] = self._coarse(samples)
         return dataclasses.replace(batch, observation=dataclasses.replace(batch.observation, **seen), **extras)
+
+    def _depth_mask(self, samples: list[Sample], slot: str) -> np.ndarray:
+        """bool[b, w]."""
+        return np.stack([sample.mask & self.sources[sample.dataset].has_depth(slot) for sample in samples])
 
     def _coarse(self, samples: list[Sample]) -> tuple[np.ndarray, np.ndarray]:
         """float32 and bool[b, w, c, a]."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data_pipelines.boxes import Boxes, open_boxes
+from data_pipelines.depths import depth_spans, known_depths, read_depth, warn_of_masked
 from data_pipelines.discovery import Dataset, commanded, find_action_space, find_dataset
 from data_pipelines.index.dataset_directory import DatasetDirectory
 from data_pipelines.index.shard_index import STEPS
@@ -28,12 +29,12 @@ from data_pipelines.table import Table, open_table
 from data_pipelines.trajectories import Trajectories
 from data_pipelines.transforms.chunk import Chunk
 from data_pipelines.transforms.decode import Decode, largest
-from data_pipelines.transforms.depth import DecodeDepth
+from data_pipelines.transforms.depth import ToMetres
 from data_pipelines.transforms.geometry import Geometry
 from data_pipelines.transforms.no_op import NoOps, can_tell
 from data_pipelines.transforms.resize import Resize
 from data_pipelines.transforms.window import Window
-from vla_jax.types import CameraRequirement, DataRequirements, InputError
+from vla_jax.types import CameraRequirement, DataRequirements, DepthRequirement, InputError
 
 PICTURE = "camera "
 """How the reason of a damaged picture begins."""
@@ -196,13 +197,24 @@ class Source:
     def read_depth(self, slot: str, row: int) -> np.ndarray:
         """[y, x] as stored; `spec.depths[slot]` says the unit. BadRecordError where undecodable."""
         key = STEPS + self.dataset.spec.depths[slot].key
-        feature = self.index.tree["features"].get(key, {"kind": "image"})
-        offset, length = map(int, self.index.column(key, feature["kind"])[row])
-        decode = DecodeDepth(feature["kind"], tuple(feature["shape"]), feature["dtype"], feature["encoding"])
         try:
-            return decode(self.reader.read(row, offset, length))
+            return read_depth(self.index, self.reader, key, row)
         except ValueError as error:
-            raise BadRecordError(row, offset, f"{PICTURE}{slot}: {error}") from error
+            offset = int(depth_spans(self.index, key)[row][0])
+            raise BadRecordError(row, offset, f"{PICTURE}{slot}: depth: {error}") from error
+
+    def read_metres(
+        self, depth: DepthRequirement, rows: np.ndarray, mask: np.ndarray, geometry: Geometry, out: np.ndarray
+    ) -> None:
+        """Fills float32 out[w, y, x] where the mask holds; all of the window, or BadRecordError."""
+        resize, to_metres = Resize(depth.height, depth.width, "nearest"), ToMetres(self._depths[depth.slot])
+        for step in np.flatnonzero(mask):
+            stored = self.read_depth(depth.slot, int(rows[step]))
+            out[step] = to_metres(resize(stored.astype(np.float32), geometry))
+
+    def has_depth(self, slot: str) -> bool:
+        """In a known unit."""
+        return slot in self._depths
 
     def has_camera(self, slot: str) -> bool:
         return slot in self._cameras
@@ -279,6 +291,14 @@ class Source:
         return {slot: self.index.column(STEPS + key, "image") for slot, key in cameras.items()}
 
     @functools.cached_property
+    def _depths(self) -> dict[str, float]:
+        """Metres of the stored number 1."""
+        known = known_depths(self.dataset.spec, self.requirements.depths)
+        for slot in known:
+            depth_spans(self.index, STEPS + self.dataset.spec.depths[slot].key)
+        return known
+
+    @functools.cached_property
     def _languages(self) -> list[np.ndarray]:
         return [self.index.column(STEPS + key, "text") for key in self.dataset.spec.languages]
 
@@ -312,7 +332,9 @@ def open_source(
         )
     boxes = open_boxes(index, requirements.boxes, cache) if requirements.boxes else None
     source = Source(dataset, index, table, requirements, RangeReader(index), skip_unlabeled, boxes=boxes)
-    _ = source._cameras, source._languages, source.available  # what is missing is named now, not at the first batch
+    # what is missing is named now, not at the first batch
+    _ = source._cameras, source._depths, source._languages, source.available
+    warn_of_masked(dataset.spec, requirements.depths)
     if skip_unlabeled and not source.is_labeled.all():
         labeled, every = int(source.is_labeled.sum()), index.num_steps
         LOG.warning("dataset %s: %d of %d steps have no instruction: not sampled", source.name, every - labeled, every)

@@ -44,7 +44,9 @@ class Variation:
         boxes = {slot: RandomCrop(crop.scale, crop.ratio)(generator) for slot in crop.slots} if crop else {}
         turns = {slot: RandomRotation(rotation.degrees)(generator) for slot in rotation.slots} if rotation else {}
         mirrored = bool(self.data.mirror_share and generator.random() < self.data.mirror_share)
-        slots = {camera.source for camera in self.requirements.cameras} if mirrored else boxes.keys() | turns.keys()
+        needs = self.requirements
+        every = {camera.source for camera in needs.cameras} | {depth.slot for depth in needs.depths}
+        slots = every if mirrored else boxes.keys() | turns.keys()
         return {slot: Geometry(boxes.get(slot, WHOLE), turns.get(slot, 0.0), mirrored) for slot in slots}
 
     @property

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import jax
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int, Key, UInt8
 
 
 class InputError(ValueError):
@@ -92,6 +92,15 @@ class CameraRequirement:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DepthRequirement:
+    """The depth pictures of a camera slot and their size in pixels; cut, turned and mirrored as its colour pictures."""
+
+    slot: str
+    height: int
+    width: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BoxRequirement:
     """Boxes of objects in each picture of a camera, from a sidecar in the cache (DFA-VLA)."""
 
@@ -136,6 +145,7 @@ class DataRequirements:
     sidecars: tuple[str, ...] = ()
     """Further per-step tables, by name; none is known yet."""
     boxes: BoxRequirement | None = None
+    depths: tuple[DepthRequirement, ...] = ()
     goals: tuple[str, ...] = ()
     """Slots of `cameras` of which the picture of a goal is wanted: a later step of the episode, drawn evenly. Actions
     from it on are masked, but for the next one."""
@@ -149,6 +159,9 @@ class DataRequirements:
         slots = [camera.slot for camera in self.cameras]
         if unknown := sorted(set(self.goals) - set(slots)):
             raise InputError(f"data requirements: goals of {unknown}, which are no cameras; those are {slots}")
+        depths = [depth.slot for depth in self.depths]
+        if len(set(depths)) != len(depths):
+            raise InputError(f"data requirements: depths of {depths}: each slot once expected")
         if self.pair_offset is not None and self.pair_offset < 1:
             raise InputError(f"data requirements: pair_offset={self.pair_offset}: at least 1 expected")
         if self.boxes is not None and self.boxes.slot not in slots:
@@ -195,6 +208,10 @@ class Observation:
     boxes: Float[Array, "b w k 4"] | None = None
     """Left, upper, right, lower, in shares of the picture as the policy sees it. All zero where the mask is False."""
     box_masks: Bool[Array, "b w k"] | None = None
+    depths: dict[str, Float32[Array, "b w y x"]] | None = None
+    """By camera slot, where `DataRequirements.depths` asks for them; metres. 0: none measured there, or mask False."""
+    depth_masks: dict[str, Bool[Array, "b w"]] | None = None
+    """False where the dataset has no such depth camera or its unit is not known, or the window step is padding."""
 
 
 @struct.dataclass

@@ -11,11 +11,15 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from data_pipelines.depths import read_depth
+from data_pipelines.index.shard_index import STEPS
 from data_pipelines.index.sidecar import Index
 from data_pipelines.reading import RangeReader, Reader
+from data_pipelines.report.depth import coloured, range_of
 from data_pipelines.report.language import shown as shown_text
 from data_pipelines.report.motion import targets
 from data_pipelines.source import Source
+from data_pipelines.spec import Depth
 from data_pipelines.transforms.decode import Decode
 from vla_jax.types import InputError
 
@@ -122,9 +126,18 @@ class Camera:
 
 
 class FilmMaker:
-    def __init__(self, index: Index, cameras: tuple[Camera, ...], languages: list[np.ndarray], source: Source | None):
+    def __init__(
+        self,
+        index: Index,
+        cameras: tuple[Camera, ...],
+        languages: list[np.ndarray],
+        source: Source | None,
+        depths: dict[str, Depth] | None = None,
+    ):
+        """Args: depths: by camera slot."""
         self.index, self.cameras, self.languages, self.source = index, cameras, languages, source
         self.reader = RangeReader(index)
+        self.depths = depths or {}
 
     def films(self, most_bytes: int) -> tuple[EpisodeFilm, ...]:
         """Of as many episodes, and as large, as `most_bytes` of a page allow; none if not even one fits."""
@@ -151,6 +164,9 @@ class FilmMaker:
             Strip(camera.name, tuple(self._picture(camera.key, first + step, detail.height) for step in steps))
             for camera in cameras[: detail.num_cameras]
         ]
+        rows = [first + step for step in steps]
+        depths = list(self.depths.items())[: detail.num_cameras]
+        strips += [self._depth_strip(slot, depth, rows, detail.height) for slot, depth in depths]
         texts = [self.index.texts[column[first]] for column in self.languages]
         instruction = shown_text(next(filter(None, texts), ""))
         return EpisodeFilm(
@@ -172,6 +188,20 @@ class FilmMaker:
             else:
                 panels.append(Panel(dimension.unit, (curve,), most_points))
         return tuple(panels)
+
+    def _depth_strip(self, slot: str, depth: Depth, rows: list[int], height: int) -> Strip:
+        """In colours that span what was measured in these pictures."""
+        stored = [self._depth(STEPS + depth.key, row) for row in rows]
+        low, high = range_of(numbers for numbers in stored if numbers is not None)
+        pictures = [None if numbers is None else jpeg_uri(coloured(numbers, low, high), height) for numbers in stored]
+        unit, scale = ("m", depth.metres) if depth.metres is not None else ("as stored", 1.0)
+        return Strip(f"{slot} depth, {low * scale:.3g} to {high * scale:.3g} {unit}", tuple(pictures))
+
+    def _depth(self, key: str, row: int) -> np.ndarray | None:
+        try:
+            return read_depth(self.index, self.reader, key, row)
+        except (ValueError, InputError):
+            return None
 
     def _picture(self, key: str, row: int, height: int) -> str | None:
         try:

@@ -44,8 +44,9 @@ def _log_sample(rerun: Any, stream: Any, sample: ShownSample, needs: DataRequire
         for slot, pictures in sample.pictures.items():
             picture = pictures.as_read[step]
             if picture is not None:
-                stream.log(f"{slot}/as_read", rerun.Image(picture))
-                stream.log(f"{slot}/as_seen", rerun.Image(pictures.seen[step]))
+                name = slot.replace(" ", "_")
+                stream.log(f"{name}/as_read", rerun.Image(picture))
+                stream.log(f"{name}/as_seen", rerun.Image(pictures.seen[step]))
     for ahead in range(needs.action_space.horizon):
         stream.set_time("ahead", sequence=ahead)
         for number, dimension in enumerate(needs.action_space.dimensions):

@@ -11,8 +11,10 @@ import numpy as np
 from data_pipelines.assembly import Sample
 from data_pipelines.index.shard_index import STEPS
 from data_pipelines.pipeline import Pipeline
+from data_pipelines.report.depth import coloured, range_of
 from data_pipelines.report.filmstrip import read_picture
 from data_pipelines.source import Source
+from data_pipelines.transforms.depth import ToMetres
 from vla_jax.types import Batch
 
 
@@ -32,6 +34,8 @@ class Pictures:
     """uint8[w, y, x, 3]."""
     boxes: np.ndarray | None
     """float32[w, k, 4]; those that are masked are NaN."""
+    range_metres: tuple[float, float] | None = None
+    """Of depth, which is shown in colours: the nearest and the farthest along the window."""
 
     def visible_boxes(self) -> list[list[list[float]]]:
         """At each window step."""
@@ -46,7 +50,7 @@ class ShownSample:
     step: int
     chosen: Sample
     pictures: dict[str, Pictures]
-    """By camera slot."""
+    """By camera slot; depth by `SLOT depth`."""
     action: np.ndarray
     """float32[w, h, a], not normalised."""
     proprio: np.ndarray
@@ -79,6 +83,7 @@ class ShownSample:
             "window_mask": chosen.mask.tolist(),
             "goal_row": chosen.goal,
             "geometries": geometries,
+            "depth_metres": {slot: list(p.range_metres) for slot, p in self.pictures.items() if p.range_metres},
             "boxes": {slot: p.visible_boxes() for slot, p in self.pictures.items() if p.boxes is not None},
             "proprio": self.proprio.tolist(),
             "normalised_proprio": self.normalised_proprio.tolist(),
@@ -98,12 +103,16 @@ def shown_samples(pipeline: Pipeline, step: int, num_samples: int) -> list[Shown
 def _shown(pipeline: Pipeline, sample: Sample, batch: Batch, place: int) -> ShownSample:
     source = pipeline.sources[sample.dataset]
     proprio, action, _ = source.numbers(sample.rows)
-    slots = [camera.slot for camera in pipeline.assembler.requirements.cameras]
+    needs = pipeline.assembler.requirements
+    pictures = {camera.slot: _pictures(pipeline, sample, batch, place, camera.slot) for camera in needs.cameras}
+    depths = {
+        depth_name(depth.slot): _depth_pictures(source, sample, batch, place, depth.slot) for depth in needs.depths
+    }
     return ShownSample(
         source.name,
         *source.episode_step(sample.row),
         chosen=sample,
-        pictures={slot: _pictures(pipeline, sample, batch, place, slot) for slot in slots},
+        pictures=pictures | depths,
         action=action,
         proprio=proprio,
         normalised_action=np.asarray(batch.action)[place],
@@ -131,3 +140,27 @@ def _pictures(pipeline: Pipeline, sample: Sample, batch: Batch, place: int, slot
 
 def _as_read(source: Source, slot: str, row: int) -> np.ndarray:
     return read_picture(source.index, source.reader, STEPS + source.dataset.spec.cameras[slot], row)
+
+
+def depth_name(slot: str) -> str:
+    return f"{slot} depth"
+
+
+def _depth_pictures(source: Source, sample: Sample, batch: Batch, place: int, slot: str) -> Pictures:
+    seen = batch.observation
+    assert seen.depths is not None
+    assert seen.depth_masks is not None
+    mask, depths = np.asarray(seen.depth_masks[slot])[place], np.asarray(seen.depths[slot])[place]
+    metres = source.dataset.spec.depths[slot].metres if mask.any() else None
+    to_metres = ToMetres(metres or 1.0)
+    as_read = [to_metres(source.read_depth(slot, int(row))) if ok else None for row, ok in zip(sample.rows, mask)]
+    low, high = range_of(depth for depth in as_read if depth is not None)
+    return Pictures(
+        [None if depth is None else coloured(depth, low, high) for depth in as_read],
+        coloured(depths, low, high),
+        mask,
+        goal=None,
+        later=None,
+        boxes=None,
+        range_metres=(low, high) if mask.any() else None,
+    )

@@ -16,9 +16,9 @@ import matplotlib.ticker
 import numpy as np
 
 from data_pipelines.report.language import shown
-from data_pipelines.report.sample import ShownSample
+from data_pipelines.report.sample import ShownSample, depth_name
 from data_pipelines.transforms.geometry import UNCHANGED
-from vla_jax.types import CameraRequirement, DataRequirements, Dimension
+from vla_jax.types import DataRequirements, Dimension
 
 MOST_STEPS = 8
 """Window steps that are drawn; of longer windows, evenly spread ones."""
@@ -41,7 +41,9 @@ class Tile:
 
 
 def draw_sheet(path: Path, sample: ShownSample, needs: DataRequirements) -> None:
-    lines = [line for camera in needs.cameras for line in _lines(sample, camera, needs.window)]
+    sources = {camera.slot: camera.source for camera in needs.cameras}
+    sources |= {depth_name(depth.slot): depth.slot for depth in needs.depths}
+    lines = [line for name, source in sources.items() for line in _lines(sample, name, source, needs.window)]
     columns = max(FEWEST_COLUMNS, *(len(tiles) for _, tiles in lines))
     num_blocks = -(-needs.action_space.action_width // COLUMNS)
     heights = [(WIDTH_INCHES / columns + 0.15) * len(lines), 2 * 1.25 * num_blocks + 0.3]
@@ -59,11 +61,14 @@ def draw_sheet(path: Path, sample: ShownSample, needs: DataRequirements) -> None
     figure.savefig(path, dpi=100)
 
 
-def _lines(sample: ShownSample, camera: CameraRequirement, window: int) -> list[tuple[str, list[Tile]]]:
-    """Labels and tiles: as read, as the policy sees it, and later steps where asked for; in one line if they fit."""
+def _lines(sample: ShownSample, name: str, source: str, window: int) -> list[tuple[str, list[Tile]]]:
+    """Labels and tiles: as read, as the policy sees it, and later steps where asked for; in one line if they fit.
+
+    Args: name: of `sample.pictures`; source: the camera slot that is shown.
+    """
     steps = np.unique(np.rint(np.linspace(0, window - 1, min(MOST_STEPS, window))).astype(int)).tolist()
-    pictures, chosen = sample.pictures[camera.slot], sample.chosen
-    geometry = chosen.geometries.get(camera.source, UNCHANGED)
+    pictures, chosen = sample.pictures[name], sample.chosen
+    geometry = chosen.geometries.get(source, UNCHANGED)
     boxes = pictures.visible_boxes() if pictures.boxes is not None else [[]] * window
 
     def tiles(kind: str, along: Any, outlines: Any, colour: str) -> list[Tile]:
@@ -86,7 +91,9 @@ def _lines(sample: ShownSample, camera: CameraRequirement, window: int) -> list[
     if pictures.goal is not None and chosen.goal is not None:
         lines[-1].append(Tile(f"goal, {chosen.goal - chosen.row:+d}", pictures.goal))
     turned = f"\nturned {geometry.degrees:.1f}°" if geometry.degrees else ""
-    label = camera.slot + turned + ("\nmirrored" if geometry.mirrored else "")
+    label = name + turned + ("\nmirrored" if geometry.mirrored else "")
+    if pictures.range_metres is not None:
+        label += "\n{:.2f} to {:.2f} m".format(*pictures.range_metres)
     together = list(itertools.chain(*lines))
     return [(label, together)] if len(together) <= MOST_STEPS else [(label, line) for line in lines]
 

@@ -16,13 +16,14 @@ from data_pipelines.reading import one_by_one
 from data_pipelines.source import Source
 from data_pipelines.transforms.boxes import MoveBoxes
 from data_pipelines.transforms.decode import Decode
+from data_pipelines.transforms.depth import DecodeDepth
 from data_pipelines.transforms.resize import Resize
 from data_pipelines.variation import Variation
 
 NUM_BATCHES = 5
 STAGES: dict[str, tuple[Callable[..., Any], ...]] = {
     "choose windows": (Mixture.planned, Mixture.replacement),
-    "decode": (Decode.__call__,),
+    "decode": (Decode.__call__, DecodeDepth.__call__),
     "draw crop and task": (Variation.geometries, Variation.task),
     "cut and resize": (Resize.__call__,),
     "find instruction": (Source.text,),

@@ -133,7 +133,8 @@ def _tell(told: Survey, subject: Subject, index: Index, settings: Settings) -> N
     if source is not None:
         with _told(told, "statistics"):
             told.motion = describe_motion(source, settings.cache, settings.jobs)
-    told.film_maker = FilmMaker(index, told.cameras, languages, source)
+    depths = subject.spec.depths if subject.spec else {}
+    told.film_maker = FilmMaker(index, told.cameras, languages, source, depths)
 
 
 def _source(dataset: Dataset, index: Index, table: Table, space: ActionSpace) -> Source:

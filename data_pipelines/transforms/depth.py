@@ -1,4 +1,7 @@
-"""Stored depth to numbers: PNG of 8 or 16 bits, float32 in the four channels of a PNG (as TFDS does), plain tensors."""
+"""Stored depth to numbers: PNG of 8 or 16 bits, float32 in the four channels of a PNG (as TFDS does), plain tensors.
+
+Numbers to metres. Axes: y x pixels.
+"""
 
 import dataclasses
 import io
@@ -46,3 +49,15 @@ class DecodeDepth:
         if np.issubdtype(self.dtype, np.floating):
             return np.frombuffer(data, "<f4")
         return unpack_varints(np.frombuffer(data, np.uint8))
+
+
+@dataclasses.dataclass(frozen=True)
+class ToMetres:
+    metres: float
+    """Of the stored number 1."""
+
+    def __call__(self, stored: np.ndarray) -> np.ndarray:
+        """float32[y, x]; 0 where nothing was measured: what is not a finite number above 0."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            depth = (stored * np.float64(self.metres)).astype(np.float32)
+            return np.where((depth > 0) & np.isfinite(depth), depth, np.float32(0))

@@ -2,7 +2,8 @@
 
 Whoever deploys a policy repeats the default with `image.resize((width, height), Image.Resampling.BICUBIC)` on the RGB
 picture; a picture that already has the size stays as it is (the filter would be the identity). `bilinear` is
-torchvision's with antialiasing, half as dear; `fast` is bilinear on a JPEG that was decoded no larger than needed.
+torchvision's with antialiasing, half as dear; `fast` is bilinear on a JPEG that was decoded no larger than needed;
+`nearest`, also of turns, is for depth, where a mean of two surfaces lies on neither.
 """
 
 import dataclasses
@@ -14,11 +15,12 @@ from PIL import Image
 
 from data_pipelines.transforms.geometry import UNCHANGED, WHOLE, Geometry
 
-Filter = Literal["bicubic", "bilinear", "fast"]
+Filter = Literal["bicubic", "bilinear", "fast", "nearest"]
 FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
     "fast": Image.Resampling.BILINEAR,
+    "nearest": Image.Resampling.NEAREST,
 }
 
 
@@ -29,16 +31,16 @@ class Resize:
     filter: Filter = "bicubic"
 
     def __call__(self, picture: np.ndarray, geometry: Geometry = UNCHANGED) -> np.ndarray:
-        """uint8[y, x, 3] to uint8[height, width, 3]."""
-        y, x, _ = picture.shape
+        """uint8[y, x, 3] to uint8[height, width, 3], or float32[y, x] to float32[height, width]."""
+        y, x = picture.shape[:2]
         if geometry.box != WHOLE or (y, x) != (self.height, self.width):
             left, upper, right, lower = geometry.box
             box = (left * x, upper * y, right * x, lower * y)
             image = Image.fromarray(picture).resize((self.width, self.height), FILTERS[self.filter], box=box)
             picture = np.asarray(image)
         if geometry.degrees:
-            turned = Image.fromarray(picture).rotate(geometry.degrees, Image.Resampling.BILINEAR)
-            picture = np.asarray(turned)
+            turn = Image.Resampling.NEAREST if self.filter == "nearest" else Image.Resampling.BILINEAR
+            picture = np.asarray(Image.fromarray(picture).rotate(geometry.degrees, turn))
         return picture[:, ::-1].copy() if geometry.mirrored else picture
 
     def smallest(self, geometry: Geometry) -> tuple[int, int] | None:

@@ -75,7 +75,7 @@ def test_depth_is_read_as_it_was_stored(with_depths, name):
 
 
 def test_an_undecodable_depth_is_a_bad_record(with_depths):
-    with pytest.raises(BadRecordError, match="camera png8: an undecodable picture"):
+    with pytest.raises(BadRecordError, match="camera png8: depth: an undecodable picture"):
         with_depths.read_depth("png8", 2)
 
 
