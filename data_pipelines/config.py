@@ -105,7 +105,8 @@ class DataConfig:
     pool_bytes: int = 1 << 30
     """Held in access mode `episode` by a host that reads whole batches, by all datasets together, each by its share of
     the samples; one that reads the rows of some lanes holds their part. A third is what windows are drawn from, the
-    rest are the pools before and after it. One episode of each lane is held in any case."""
+    rest are the pools before and after it. Each lane holds these three, of one episode at least, in any case, and all
+    from which one batch draws."""
     lanes: int = 1
     """Parts of a batch, of neighbouring rows, to which the episodes of an epoch are dealt in access mode `episode`. On
     a pod set it to a multiple of the number of hosts that divides the batch size (64 suits most), and pool_bytes to

@@ -59,8 +59,8 @@ class EpisodeReader:
     """Reads the records of visited groups of episodes, and of the groups after them, in the background.
 
     Each lane that is visited holds at most its part of `max_bytes`, which is of all lanes: at least the groups before,
-    at and after its last visit, each a third of it (more only where a single episode is larger); older ones while there
-    is room.
+    at and after its last visit, each a third of it (more only where a single episode is larger), and all from which
+    one batch draws; older ones while there is room.
     """
 
     def __init__(self, index: Index, order: EpisodeOrder, max_bytes: int):
@@ -76,11 +76,17 @@ class EpisodeReader:
     def visit(self, visits: Sequence[Visit]) -> None:
         threads = ThreadPoolExecutor(NUM_READERS, "episodes")
         with self._lock:
-            for visit in (*visits, *map(self._order.after, visits)):
-                held = self._held.setdefault(visit.lane, {})
-                held[visit] = held.pop(visit, {}) or self._load(visit, threads)  # the latest is last
+            wanted = {
+                visit: self._order.episodes(visit).tolist() for visit in (*visits, *map(self._order.after, visits))
+            }
+            known = {episode: self._records.get(episode) for group in wanted.values() for episode in group}
             for lane in {visit.lane for visit in visits}:
-                self._forget(self._held[lane])
+                held = self._held.setdefault(lane, {})
+                self._forget(held, {visit: group for visit, group in wanted.items() if visit.lane == lane})
+            for visit, group in wanted.items():
+                held = self._held[visit.lane]
+                held[visit] = held.pop(visit, {}) or self._load(group, threads)  # the latest is last
+            del known  # till here, lest what is wanted again is forgotten and read again
         threads.shutdown(wait=False)  # they end with the last record
 
     def read(self, row: int, offset: int, length: int) -> bytes:
@@ -102,10 +108,9 @@ class EpisodeReader:
             self._held.clear()
             self._records.clear()
 
-    def _load(self, visit: Visit, threads: ThreadPoolExecutor) -> Records:
+    def _load(self, episodes: list[int], threads: ThreadPoolExecutor) -> Records:
         group = {
-            episode: self._records.get(episode) or threads.submit(self._read_record, episode)
-            for episode in self._order.episodes(visit).tolist()
+            episode: self._records.get(episode) or threads.submit(self._read_record, episode) for episode in episodes
         }
         self._records.update(group)
         return group
@@ -114,12 +119,12 @@ class EpisodeReader:
         _, offset, length, first_row, _ = self._index.episodes[episode].tolist()
         return self._ranges.read(first_row, offset, length)
 
-    def _forget(self, held: dict[Visit, Records]) -> None:
-        """Of a lane."""
-        if len(held) <= GROUPS_HELD:
-            return
-        sizes = {visit: int(self._order.num_bytes[list(group)].sum()) for visit, group in held.items()}
-        for visit in list(held)[:-GROUPS_HELD]:
+    def _forget(self, held: dict[Visit, Records], wanted: dict[Visit, list[int]]) -> None:
+        """Of a lane, so that there is room for what is wanted."""
+        older = [visit for visit in held if visit not in wanted]
+        groups = {visit: list(held[visit]) for visit in older} | wanted
+        sizes = {visit: int(self._order.num_bytes[group].sum()) for visit, group in groups.items()}
+        for visit in older[: max(0, len(groups) - GROUPS_HELD)]:
             if sum(sizes.values()) <= self._lane_bytes and len(sizes) <= MOST_GROUPS:
                 return
             del held[visit], sizes[visit]

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -154,6 +156,53 @@ def test_what_is_held_stays_within_the_limit(tmp_path):
     reader.close()
     assert 400_000 - 3 * record < largest <= 400_000
     assert groups >= 3
+
+
+class ReadAtOnce:
+    """In place of threads, with the most bytes that were held at any time."""
+
+    alive: weakref.WeakSet
+    most_bytes = 0
+
+    def __init__(self, *_):
+        pass
+
+    def submit(self, work, *arguments):
+        future = Future()
+        future.set_result(work(*arguments))
+        self.alive.add(future)
+        ReadAtOnce.most_bytes = max(self.most_bytes, sum(len(held.result()) for held in self.alive))
+        return future
+
+    def shutdown(self, **_):
+        pass
+
+
+def test_the_oldest_group_is_forgotten_before_the_next_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(ReadAtOnce, "alive", weakref.WeakSet(), raising=False)
+    monkeypatch.setattr(ReadAtOnce, "most_bytes", 0)
+    monkeypatch.setattr(reading, "ThreadPoolExecutor", ReadAtOnce)
+    write_bridge(tmp_path, lengths=(6,) * 40, shards=2)
+    pipeline = open_pooled(tmp_path, mixture={"bridge_dataset": 1.0}, pool_episodes=100, pool_bytes=400_000)
+    for step in range(60):
+        pipeline.batch(step)
+    assert 300_000 < ReadAtOnce.most_bytes <= 400_000
+
+
+def test_all_groups_of_a_batch_are_held_until_it_is_read(tmp_path, monkeypatch):
+    """Of one episode each, 24 of them, in a pool that has room for none."""
+    write_bridge(tmp_path, lengths=(5,) * 24)
+    reads = []
+    read_range = reading.read_range
+    monkeypatch.setattr(reading, "read_range", lambda *arguments: reads.append(arguments[:3]) or read_range(*arguments))
+    pipeline = open_pooled(tmp_path, mixture={"bridge_dataset": 1.0}, pool_bytes=1, batch_size=64, num_threads=1)
+    pipeline.batch(0)
+    index = pipeline.sources[0].index
+    held = pipeline.sources[0].reader._held[0]
+    assert len(held) > reading.MOST_GROUPS
+    records = [(index.shards[s], int(offset), int(length)) for s, offset, length, _, _ in index.episodes]
+    assert len(reads) == len(set(reads)) == len(held)
+    assert set(reads) <= set(records)
 
 
 def test_a_pool_that_holds_hardly_an_episode_is_named(two_datasets, caplog):
