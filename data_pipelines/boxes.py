@@ -10,6 +10,7 @@ DFA-VLA reads boxes of SAM, made once and offline. Axes: w window, k boxes.
 """
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -29,6 +30,8 @@ class Boxes:
     """bool[step, k]."""
     target: np.ndarray
     """int32[step]."""
+    digest: str = ""
+    """Of the files; a resumed run must find the same boxes."""
 
     def at(self, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The first `count` boxes of steps int64[w], padded: float32[w, count, 4], bool[w, count], int32[w]."""
@@ -76,7 +79,16 @@ def open_boxes(index: Index, requirement: BoxRequirement, cache: Path) -> Boxes:
             f"{folder}: boxes {boxes.shape}, mask {mask.dtype} {mask.shape}, target {target.shape}; expected "
             f"({steps}, k, 4), bool ({steps}, k), ({steps},)"
         )
-    return Boxes(boxes, mask, target)
+    return Boxes(boxes, mask, target, _digest(folder))
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in ("boxes.npy", "mask.npy", "target.npy"):
+        if (path := folder / file).is_file():
+            with path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def _grid(count: int, steps: int) -> Boxes:
@@ -85,4 +97,5 @@ def _grid(count: int, steps: int) -> Boxes:
         np.broadcast_to(grid, (steps, *grid.shape)),
         np.broadcast_to(np.ones(count, bool), (steps, count)),
         np.broadcast_to(np.int32(-1), (steps,)),
+        f"a grid of {count}",
     )

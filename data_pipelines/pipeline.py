@@ -32,7 +32,7 @@ from data_pipelines.quarantine import Quarantine
 from data_pipelines.reading import EpisodeReader, one_by_one, together
 from data_pipelines.source import BadRecordError, Source, open_source
 from data_pipelines.spec import NO_VERSION
-from data_pipelines.statistics import statistics_trees
+from data_pipelines.statistics import bound, statistics_trees
 from data_pipelines.storage import RemotePath, locate
 from data_pipelines.transforms.no_op import NoOps
 from data_pipelines.variation import Variation
@@ -73,7 +73,10 @@ def open_pipeline(
         by_robot = sorted(sources, key=lambda source: (source.dataset.spec.robot, source.name))
         found = (source.statistics(Path(cache), jobs=jobs) for source in by_robot)
         statistics = statistics_trees(found, data.statistics_per)
-    statistics = {name: statistics_of(name, statistics) for name in names}
+    variation = Variation(data, requirements)
+    statistics = {
+        source.name: bound(statistics_of(source.name, statistics), variation.files | source.files) for source in sources
+    }
     mixture = open_mixture(data, sources, seed, batch_size)
     for number, (source, pool) in enumerate(zip(sources, mixture.pools)):
         reader = EpisodeReader(source.index, pool, pool_bytes(data, mixture.weights[number]))
@@ -84,7 +87,7 @@ def open_pipeline(
         batch_size=batch_size,
         assembler=Assembler(requirements, tokenize, sources, statistics),
         mixture=mixture,
-        variation=Variation(data, requirements),
+        variation=variation,
         read_all=together if requests_overlap else one_by_one,
         quarantine=Quarantine(quarantine, data.split, data.max_bad_share),
     )

@@ -144,6 +144,15 @@ class Source:
         first_window = np.searchsorted(self.anchors, self.index.first_step)
         return EpisodeOrder(seed, first_window, num_bytes, max_episodes, max_bytes, num_lanes)
 
+    @property
+    def files(self) -> dict[str, str]:
+        """Digests of what is read beside the dataset, by the place in the cache."""
+        if self.boxes is None or self.requirements.boxes is None:
+            return {}
+        directory = self.index.directory
+        folder = f"boxes-{self.requirements.boxes.slot}"
+        return {f"{directory.name}/{directory.version}/{self.index.split}/{folder}": self.boxes.digest}
+
     def statistics(self, cache: Path, *, jobs: int = 1) -> DatasetStatistics:
         space = self.requirements.action_space
         return open_statistics(self.dataset, self.index, self.table, space, cache, jobs=jobs)

@@ -71,6 +71,13 @@ def _pooled_trees(members: Iterator[DatasetStatistics]) -> dict[str, Any]:
     return dict.fromkeys(made_from, pool.tree())
 
 
+def bound(tree: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:
+    """A dataset's part of dataset_statistics.json with `files`: digests of what else its samples are made from
+    (wordings, boxes), by name, so that a resumed run can tell; without it where there are none.
+    """
+    return {key: part for key, part in tree.items() if key != "files"} | ({"files": files} if files else {})
+
+
 def open_statistics(
     dataset: Dataset, index: Index, table: Table, space: ActionSpace, cache: Path, *, jobs: int = 1
 ) -> DatasetStatistics:

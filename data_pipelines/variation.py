@@ -6,6 +6,7 @@ Nothing is drawn that nothing asks for.
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from data_pipelines.config import DataConfig
 from data_pipelines.discovery import refuse_unknown_slots
+from data_pipelines.parts import part_digest
 from data_pipelines.transforms.crop import RandomCrop
 from data_pipelines.transforms.geometry import WHOLE, Geometry
 from data_pipelines.transforms.goal import UniformGoal
@@ -68,6 +70,14 @@ class Variation:
                 text_stays, goal_stays = OneTelling(task.keep_goal)(bool(text), True, generator)
                 text, goal = text if text_stays else "", goal if goal_stays else None
         return text, goal
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Digests of what is read beside the datasets, by the file's name; another layout of it makes no difference."""
+        if self.paraphrase is None:
+            return {}
+        wordings = json.dumps(self.paraphrase.wordings, sort_keys=True)
+        return {f"{self.data.task.paraphrases} (data.task.paraphrases)": part_digest(wordings)}
 
     @functools.cached_property
     def paraphrase(self) -> Paraphrase | None:

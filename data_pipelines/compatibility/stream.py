@@ -36,6 +36,7 @@ from data_pipelines.pipeline import Batches, Pipeline
 from data_pipelines.pools import GROUPS_HELD
 from data_pipelines.quarantine import Quarantine
 from data_pipelines.reading import one_by_one
+from data_pipelines.statistics import bound
 from data_pipelines.summary import Summary, summarize
 from data_pipelines.variation import Variation
 from vla_jax.types import Batch, DataRequirements, InputError, Tokenize
@@ -68,9 +69,11 @@ def open_stream(
         *(tokenize, seed, batch_size, {}, Quarantine(quarantine, data.split, data.max_bad_share)),
     )
     if statistics is None:
-        return dataclasses.replace(stream, statistics={name: stream.pools.statistics()})
-    next(stream.pools.placed())
-    return dataclasses.replace(stream, statistics={name: statistics_of(name, statistics)})
+        tree = stream.pools.statistics()
+    else:
+        next(stream.pools.placed())
+        tree = statistics_of(name, statistics)
+    return dataclasses.replace(stream, statistics={name: bound(tree, Variation(data, requirements).files)})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -161,6 +161,28 @@ def test_cameras_that_no_dataset_has_are_refused_and_those_that_the_policy_lacks
     open_generated(data, needs=needs(), **{key: config(slots=("primary", "wrist"))})
 
 
+def test_wordings_and_boxes_are_bound_by_their_digests_beside_the_statistics(scenes, tmp_path):
+    sidecar(scenes)
+    file = tmp_path / "w.json"
+    asked = needs(boxes=BoxRequirement())
+
+    def files(wordings, layout=None):
+        file.write_text(json.dumps(wordings, indent=layout))
+        pipeline = open_generated(scenes, needs=asked, task=TaskConfig(paraphrases=str(file)))
+        return pipeline.statistics["bridge_dataset"]["files"]
+
+    before = files({"a": ["b", "c"]})
+    words, boxes = f"{file} (data.task.paraphrases)", "bridge_dataset/1.0.0/train/boxes-primary"
+    assert before.keys() == {words, boxes}
+    assert files({"a": ["b", "c"]}, layout=2) == before
+    changed = files({"a": ["c", "b"]})
+    assert (changed[words] != before[words], changed[boxes]) == (True, before[boxes])
+    sidecar(scenes, target=1)
+    assert files({"a": ["b", "c"]})[boxes] != before[boxes]
+    assert "files" not in open_generated(scenes, needs=needs()).statistics["bridge_dataset"]
+    sidecar(scenes)
+
+
 # ---- frame pairs and coarse chunks
 
 

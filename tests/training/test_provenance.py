@@ -95,20 +95,30 @@ def test_a_source_is_asked_for_again_until_there_is_a_checkpoint(run, config, so
 
 SHARDS, POSE = "2, digest aaaa", {"data_pipelines/conventions/pose.py": "1111"}
 SAVED = {"a": {"key": "1" * 64, "made_from": {"version": "1.0.0", "shards": SHARDS, **POSE}}}
+SAVED["a"]["files"] = {"w.json (data.task.paraphrases)": "4"}
+FILES = {"files": SAVED["a"]["files"]}
 
 
 @pytest.mark.parametrize(
     ("now", "message"),
     [
         (
-            {"a": {"key": "2", "made_from": SAVED["a"]["made_from"] | {"version": "2.0.0"}}},
+            {"a": FILES | {"key": "2", "made_from": SAVED["a"]["made_from"] | {"version": "2.0.0"}}},
             "version: 1.0.0 in the run, 2",
         ),
         (
-            {"a": {"key": "2", "made_from": {"version": "1.0.0", "shards": SHARDS}}},
+            {"a": FILES | {"key": "2", "made_from": {"version": "1.0.0", "shards": SHARDS}}},
             "What differs: data_pipelines/conventions/pose.py: 1111 in the run, none now. Restore",
         ),
         ({"a": {"key": "2"}}, "What differs: its shards, its version or the code that standardises them"),
+        (
+            {"a": SAVED["a"] | {"files": {"w.json (data.task.paraphrases)": "5"}}},
+            "has the same key. What differs: w.json (data.task.paraphrases): 4 in the run, 5 now. Restore",
+        ),
+        (
+            {"a": {"key": SAVED["a"]["key"], "made_from": SAVED["a"]["made_from"]}},
+            "What differs: w.json (data.task.paraphrases): 4 in the run, none now. Restore",
+        ),
         ({}, "What differs: it is in the mixture only in the run"),
         (
             SAVED | {"b": {"key": "3"}},

@@ -49,14 +49,18 @@ def refuse_changed_config(run: RunDirectory, config: RunConfig) -> None:
 
 
 def refuse_other_data(checkpoint: Path, statistics: dict[str, Any]) -> None:
-    """A run may find its data in another folder, but they must be the same: each dataset's `key` tells."""
+    """A run may find its data in another folder, but they must be the same: each dataset's `key` tells, and `files` of
+    the wordings and boxes.
+    """
     path = checkpoint / "dataset_statistics.json"
     saved = read_json(path)
     for name in sorted(saved.keys() | statistics.keys()):
         before, now = saved.get(name, {}), statistics.get(name, {})
-        if before.get("key") != now.get("key"):
+        if any(before.get(part) != now.get(part) for part in ("key", "files")):
+            same_key = before.get("key") == now.get("key")
+            keys = "the same key" if same_key else f"key {before.get('key')} in the run, {now.get('key')} now"
             raise InputError(
-                f"{path}: dataset {name} has key {before.get('key')} in the run, {now.get('key')} now. What differs: "
+                f"{path}: dataset {name} has {keys}. What differs: "
                 f"{_differences(before, now)}. Restore what the run was started with, or start a new one in another "
                 "--run-dir with --init-from this one"
             )
@@ -66,8 +70,8 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """Between what two statistics of a dataset were made from."""
     if not (before and now):
         return "it is in the mixture only " + ("in the run" if before else "now")
-    old, new = before.get("made_from", {}), now.get("made_from", {})
-    if not (old and new):
+    old, new = (tree.get("made_from", {}) | tree.get("files", {}) for tree in (before, now))
+    if before.get("key") != now.get("key") and not ("made_from" in before and "made_from" in now):
         return "its shards, its version or the code that standardises them"
     changed = sorted(part for part in old.keys() | new.keys() if old.get(part) != new.get(part))
     return "; ".join(f"{part}: {old.get(part, 'none')} in the run, {new.get(part, 'none')} now" for part in changed)
