@@ -60,6 +60,12 @@ COLUMNS = {
         "False where there is no target: the last step when targets are next poses; True everywhere where a dataset "
         "does not give it",
     ),
+    "delta_valid": Column(
+        (),
+        "bool",
+        "False where `delta`, or the `target_gripper` beside it, is no command: the last step when it is made of the "
+        "next state. Where a dataset does not give it, True everywhere; without `delta`, as `target_valid`",
+    ),
     "finite": Column((), "bool", "False where a number above, or one that it was made from, is NaN or infinite"),
     "raw_finite": Column((), "bool", "False where a raw number of this very step is NaN or infinite"),
 }

@@ -83,7 +83,7 @@ class Source:
 
     @functools.cached_property
     def trajectories(self) -> Trajectories:
-        return Trajectories(self.index.first_step, self.columns["target_valid"])
+        return Trajectories(self.index.first_step, self.columns[self.form.VALID])
 
     @functools.cached_property
     def window(self) -> Window:

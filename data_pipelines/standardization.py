@@ -52,6 +52,7 @@ def _standardize(standardize: Callable[[Trajectory], Trajectory], raw: Trajector
             )
         trajectory[key] = np.asarray(column, expected.dtype)
     trajectory.setdefault("target_valid", np.ones(length, bool))
+    trajectory.setdefault("delta_valid", np.ones(length, bool) if "delta" in trajectory else trajectory["target_valid"])
     finite = raw_finite & _finite(trajectory.values(), length)
     return trajectory | {"finite": finite, "raw_finite": raw_finite}
 

@@ -63,7 +63,7 @@ def summarize(columns: Mapping[str, np.ndarray], num_steps: np.ndarray, space: A
     form = importlib.import_module(f"data_pipelines.action_spaces.{space.form}")
     used = [key for key in (*form.REQUIRED, *getattr(form, "OPTIONAL", ()), "finite") if key in columns]
     columns = {key: np.asarray(columns[key]) for key in used}
-    trajectories = Trajectories(np.append(0, np.cumsum(num_steps)), columns["target_valid"])
+    trajectories = Trajectories(np.append(0, np.cumsum(num_steps)), columns[form.VALID])
     for start in range(0, trajectories.num_steps, BLOCK):
         rows = np.arange(start, min(start + BLOCK, trajectories.num_steps))
         finite = columns["finite"][rows]

@@ -16,7 +16,9 @@ from data_pipelines.conventions.pose import rotation
 from data_pipelines.schema import Trajectory
 from vla_jax.types import ActionSpace, Dimension
 
-REQUIRED = ("delta", "target_valid")
+VALID = "delta_valid"
+"""The column that says which steps have a target."""
+REQUIRED = ("delta", VALID)
 OPTIONAL = ("target_gripper", "pose", "gripper")
 ANGLES = ("roll", "pitch", "yaw")
 

@@ -12,7 +12,8 @@ import numpy as np
 from data_pipelines.schema import Trajectory
 from vla_jax.types import ActionSpace, Dimension, InputError
 
-REQUIRED = ("joints", "target_joints", "target_valid")
+VALID = "target_valid"
+REQUIRED = ("joints", "target_joints", VALID)
 OPTIONAL = ("target_gripper", "gripper")
 NUM_JOINTS = 7
 

@@ -14,7 +14,8 @@ from data_pipelines.conventions.pose import rotation
 from data_pipelines.schema import Trajectory
 from vla_jax.types import ActionSpace, Dimension
 
-REQUIRED = ("pose", "gripper", "target_pose", "target_gripper", "target_valid")
+VALID = "target_valid"
+REQUIRED = ("pose", "gripper", "target_pose", "target_gripper", VALID)
 ROWS = tuple(f"rotation_{row}{column}" for row in range(2) for column in range(3))
 
 

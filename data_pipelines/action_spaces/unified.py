@@ -9,6 +9,7 @@ from data_pipelines.action_spaces import delta_pose
 from data_pipelines.conventions.unified_vector import NUM_JOINTS, UnifiedVector
 from data_pipelines.conventions.unified_vector import OPTIONAL as OPTIONAL
 from data_pipelines.conventions.unified_vector import REQUIRED as REQUIRED
+from data_pipelines.conventions.unified_vector import VALID as VALID
 
 _VECTOR = UnifiedVector("unified", 32)
 action_space, available = _VECTOR.action_space, _VECTOR.available

@@ -3,6 +3,7 @@
 from data_pipelines.action_spaces import unified
 from data_pipelines.conventions.unified_vector import OPTIONAL as OPTIONAL
 from data_pipelines.conventions.unified_vector import REQUIRED as REQUIRED
+from data_pipelines.conventions.unified_vector import VALID as VALID
 from data_pipelines.conventions.unified_vector import UnifiedVector
 
 _VECTOR = UnifiedVector("unified_24", 24)

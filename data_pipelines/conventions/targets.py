@@ -31,8 +31,13 @@ def poses_before(target_pose: np.ndarray) -> Trajectory:
 
 
 def every_step(numbers: np.ndarray) -> np.ndarray:
-    """`target_valid` of a dataset whose last step, too, is commanded. Args: numbers: [time, ...]."""
+    """`target_valid` or `delta_valid` of a dataset whose last step, too, is commanded. Args: numbers: [time, ...]."""
     return np.ones(len(numbers), bool)
+
+
+def all_but_last(numbers: np.ndarray) -> np.ndarray:
+    """The same of a dataset whose commands are made of the next state. Args: numbers: [time, ...]."""
+    return np.arange(len(numbers)) < len(numbers) - 1
 
 
 def next_openness(openness: np.ndarray) -> np.ndarray:

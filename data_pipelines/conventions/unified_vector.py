@@ -49,7 +49,10 @@ MEASURED = {
     "left_dx": "left_pose",
     "base_dx": "base",
 }
-REQUIRED = ("target_valid",)
+VALID = "delta_valid"
+"""Of a whole step; without motions it is `target_valid`. A dataset whose joints have no target at a step that has a
+motion must give it as False there."""
+REQUIRED = (VALID,)
 OPTIONAL = (*COMMANDS.values(), *MEASURED.values())
 
 
@@ -89,13 +92,13 @@ class UnifiedVector:
     def proprio(self, steps: Trajectory) -> np.ndarray:
         """float32[n, 2 a] of n steps."""
         measured = {column: _numbers(column, steps[column]) for column in MEASURED.values() if column in steps}
-        vector = self._vector(MEASURED, measured, steps["target_valid"].shape)
+        vector = self._vector(MEASURED, measured, steps[VALID].shape)
         present = np.broadcast_to(self.available(steps), vector.shape)
         return np.concatenate([vector, present], axis=-1).astype(np.float32)
 
     def targets(self, steps: Trajectory, future: Trajectory) -> np.ndarray:
         """float32[n, h, a]: `future` has the [n, h] steps whose commands make up the chunks."""
-        return self._vector(COMMANDS, future, future["target_valid"].shape)
+        return self._vector(COMMANDS, future, future[VALID].shape)
 
     def _span(self, first: str, column: str, numbers: np.ndarray) -> slice:
         """Where the numbers of a column [..., k] or [...] lie."""

@@ -7,7 +7,7 @@ w: so read, the tool points down and turns about the vertical in the published s
 
 from data_pipelines.conventions.gripper import invert
 from data_pipelines.conventions.pose import next_poses, pose_from_quaternion
-from data_pipelines.conventions.targets import next_openness
+from data_pipelines.conventions.targets import all_but_last, every_step, next_openness
 from data_pipelines.schema import Trajectory
 from data_pipelines.spec import DatasetSpec
 
@@ -44,6 +44,7 @@ def standardize(raw: Trajectory) -> Trajectory:
         "gripper": openness,
         "joints": state[:, :6],
         "delta": raw["action"],
+        "delta_valid": all_but_last(pose),
         "target_gripper": next_openness(openness),
         **next_poses(pose),
     }
@@ -51,4 +52,8 @@ def standardize(raw: Trajectory) -> Trajectory:
 
 def upstream(raw: Trajectory) -> Trajectory:
     closedness = raw["observation/state"][:, 6]
-    return standardize(raw) | {"gripper": closedness, "target_gripper": invert(closedness)}
+    return standardize(raw) | {
+        "gripper": closedness,
+        "target_gripper": invert(closedness),
+        "delta_valid": every_step(closedness),
+    }

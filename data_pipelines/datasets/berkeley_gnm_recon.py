@@ -11,7 +11,6 @@ import numpy as np
 
 from data_pipelines.conventions.base import motion_to_next
 from data_pipelines.conventions.pose import next_poses, pose_from_euler
-from data_pipelines.conventions.targets import every_step
 from data_pipelines.schema import Trajectory
 from data_pipelines.spec import DatasetSpec
 
@@ -61,5 +60,4 @@ def upstream(raw: Trajectory) -> Trajectory:
         "delta": np.concatenate([action[:, :2], nothing], axis=1),
         "target_gripper": nothing[:, 0],
         **next_poses(pose),
-        "target_valid": every_step(base),
     }

@@ -65,9 +65,11 @@ def standardize(raw: Trajectory) -> Trajectory:
 
 def upstream(raw: Trajectory) -> Trajectory:
     state, length = raw["observation/state"], len(raw["action"])
+    is_kept = (np.arange(length) > 0) & (np.arange(length) < length - 1)
     return standardize(raw) | {
         "gripper": state[:, 6],
         "delta": differences_to_next(state[:, :6]),
         "target_gripper": binarize(raw["action"][:, 6]),
-        "target_valid": (np.arange(length) > 0) & (np.arange(length) < length - 1),
+        "target_valid": is_kept,
+        "delta_valid": is_kept,
     }

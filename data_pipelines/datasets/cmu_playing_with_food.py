@@ -6,12 +6,10 @@ that points down, quaternion x, y, z, w. No measured pose, hence no relative tar
 slice from between the fingers, and are black when pressing.
 """
 
-import numpy as np
-
 from data_pipelines.conventions.gripper import clip_openness
 from data_pipelines.conventions.motion import delta_from_quaternion, delta_to_next
 from data_pipelines.conventions.pose import pose_from_euler, pose_from_quaternion
-from data_pipelines.conventions.targets import every_step
+from data_pipelines.conventions.targets import all_but_last, every_step
 from data_pipelines.schema import Trajectory
 from data_pipelines.spec import DatasetSpec
 
@@ -47,7 +45,7 @@ def standardize(raw: Trajectory) -> Trajectory:
         "delta": delta_to_next(target_pose),
         "target_pose": target_pose,
         "target_gripper": clip_openness(action[:, 7]),
-        "target_valid": np.arange(len(action)) < len(action) - 1,
+        "delta_valid": all_but_last(action),
     }
 
 
@@ -56,5 +54,5 @@ def upstream(raw: Trajectory) -> Trajectory:
     return standardize(raw) | {
         "pose": pose_from_euler(force[:, :3], force[:, 3:6]),
         "delta": delta_from_quaternion(action[:, :3], action[:, 3:7]),
-        "target_valid": every_step(action),
+        "delta_valid": every_step(action),
     }

@@ -11,6 +11,7 @@ import dataclasses
 from data_pipelines.conventions.gripper import invert
 from data_pipelines.conventions.motion import delta_to_next
 from data_pipelines.conventions.pose import next_poses, pose_from_euler
+from data_pipelines.conventions.targets import all_but_last
 from data_pipelines.schema import Trajectory
 from data_pipelines.spec import DatasetSpec
 
@@ -43,6 +44,7 @@ def standardize(raw: Trajectory) -> Trajectory:
     return {
         "pose": pose,
         "delta": delta_to_next(pose),
+        "delta_valid": all_but_last(pose),
         "target_gripper": invert(raw["action"][:, 6]),
         **next_poses(pose),
     }

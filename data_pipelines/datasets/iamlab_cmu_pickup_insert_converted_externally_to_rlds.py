@@ -42,6 +42,7 @@ def standardize(raw: Trajectory) -> Trajectory:
         "gripper": clip_openness(state[:, 7]),
         "joints": state[:, :7],
         "delta": delta_between(measured["pose"], target_pose),
+        "delta_valid": measured["target_valid"],
         "target_pose": target_pose,
         "target_gripper": clip_openness(action[:, 7]),
         **measured,

@@ -10,6 +10,7 @@ import numpy as np
 
 from data_pipelines.conventions.gripper import clip_openness, from_signed
 from data_pipelines.conventions.pose import next_poses, pose_from_euler
+from data_pipelines.conventions.targets import all_but_last
 from data_pipelines.schema import Trajectory
 from data_pipelines.spec import DatasetSpec
 
@@ -55,6 +56,7 @@ def standardize(raw: Trajectory) -> Trajectory:
         "gripper": clip_openness((state[:, 4] - low[:, 4]) / size[:, 4]),
         "joints": raw["observation/state"][:, :7],
         "delta": np.concatenate([action[:, :3], np.stack([still, still, -action[:, 3]], axis=1)], axis=1),
+        "delta_valid": all_but_last(action),
         "target_gripper": from_signed(action[:, 4], opens=-1),
         **next_poses(pose),
     }

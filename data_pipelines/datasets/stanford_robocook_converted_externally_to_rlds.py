@@ -7,7 +7,7 @@ and resampled. Targets: the next state's pose and openness.
 
 from data_pipelines.conventions.gripper import from_width
 from data_pipelines.conventions.pose import next_poses, pose_from_euler
-from data_pipelines.conventions.targets import next_openness
+from data_pipelines.conventions.targets import all_but_last, every_step, next_openness
 from data_pipelines.schema import Trajectory
 from data_pipelines.spec import DatasetSpec, Depth
 
@@ -43,10 +43,15 @@ def standardize(raw: Trajectory) -> Trajectory:
         "pose": pose,
         "gripper": openness,
         "delta": raw["action"][:, :6],
+        "delta_valid": all_but_last(pose),
         "target_gripper": next_openness(openness),
         **next_poses(pose),
     }
 
 
 def upstream(raw: Trajectory) -> Trajectory:
-    return standardize(raw) | {"gripper": raw["observation/state"][:, 6], "target_gripper": raw["action"][:, 6]}
+    return standardize(raw) | {
+        "gripper": raw["observation/state"][:, 6],
+        "target_gripper": raw["action"][:, 6],
+        "delta_valid": every_step(raw["action"]),
+    }

@@ -44,7 +44,7 @@ def standardize(raw: Trajectory) -> Trajectory:
         "joints": raw["observation/state"][:, :7],
         "delta": delta_between(before, target),
         "target_pose": target,
-        "target_valid": np.arange(len(action)) > 0,
+        "delta_valid": np.arange(len(action)) > 0,
     }
 
 
@@ -53,5 +53,5 @@ def upstream(raw: Trajectory) -> Trajectory:
     return standardize(raw) | {
         "delta": action[:, :6],
         "target_gripper": action[:, 6],
-        "target_valid": np.ones(len(action), bool),
+        "delta_valid": np.ones(len(action), bool),
     }

@@ -9,6 +9,7 @@ import numpy as np
 
 from data_pipelines.conventions.motion import delta_to_next
 from data_pipelines.conventions.pose import next_poses, pose_from_matrix
+from data_pipelines.conventions.targets import all_but_last, every_step
 from data_pipelines.schema import Trajectory
 from data_pipelines.spec import DatasetSpec, Depth
 
@@ -38,12 +39,13 @@ DIFFERENCES = (
 
 def standardize(raw: Trajectory) -> Trajectory:
     pose = pose_from_matrix(raw["observation/state"])
-    return {"pose": pose, "delta": delta_to_next(pose), **next_poses(pose)}
+    return {"pose": pose, "delta": delta_to_next(pose), "delta_valid": all_but_last(pose), **next_poses(pose)}
 
 
 def upstream(raw: Trajectory) -> Trajectory:
     action = raw["action"]
     return standardize(raw) | {
         "delta": np.concatenate([action, np.zeros_like(action)], axis=1),
+        "delta_valid": every_step(action),
         "target_gripper": np.zeros(len(action), np.float32),
     }

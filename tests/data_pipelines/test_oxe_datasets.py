@@ -29,6 +29,15 @@ NAMES = [spec.name for _, spec in ALL]
 POSES = ("pose", "target_pose", "left_pose", "left_target_pose")
 GRIPPERS = ("gripper", "target_gripper", "left_gripper", "left_target_gripper")
 SPACES = (delta_pose, relative_pose, joint_position)
+FROM_NEXT_STATE = {
+    "berkeley_fanuc_manipulation",
+    "cmu_playing_with_food",
+    "dlr_sara_pour_converted_externally_to_rlds",
+    "stanford_mask_vit_converted_externally_to_rlds",
+    "stanford_robocook_converted_externally_to_rlds",
+    "uiuc_d3field",
+}
+"""Files whose motion or gripper command is made of the next state, here or when it was published."""
 WITHOUT_SPACE = {"base_delta", "joint_velocities"}
 """Columns of datasets that no action space here reads yet."""
 
@@ -65,7 +74,11 @@ def test_true_tree_becomes_index_table_statistics_and_a_batch(tmp_path, file, sp
     assert index.num_steps == 2 * len(OPEN_CLOSED)
     assert {text for text in index.texts if text} == {INSTRUCTION}
     columns = open_table(find_dataset(spec.name), index, tmp_path / "cache").columns
-    _check_schema(columns, index.num_steps)
+    _check_schema(columns, index)
+    if "delta" in columns:
+        assert columns["delta_valid"][last_steps(index)].tolist() == [file not in FROM_NEXT_STATE] * 2
+    else:
+        np.testing.assert_array_equal(columns["delta_valid"], columns["target_valid"])
     for key in set(GRIPPERS) & columns.keys():
         assert 0 <= columns[key].min() <= columns[key].max() <= 1, key
     _check_gripper(columns, "target_gripper", COMMANDED, file)
@@ -83,7 +96,7 @@ def test_upstream_gives_other_values_in_the_same_schema(tmp_path, file):
     spec = find_dataset(file).spec
     index = open_index(read_directory(write_dataset(tmp_path, file, spec)), "train", tmp_path / "cache")
     ours, theirs = (open_table(find_dataset(file, form), index, tmp_path / "cache") for form in ("correct", "upstream"))
-    _check_schema(theirs.columns, index.num_steps)
+    _check_schema(theirs.columns, index)
     assert ours.digest != theirs.digest
     same = ours.columns.keys() == theirs.columns.keys()
     assert not same or any(not np.array_equal(ours.columns[key], theirs.columns[key]) for key in ours.columns)
@@ -94,7 +107,31 @@ def test_mixture_entry_chooses_upstreams_standardisation(tmp_path):
     write_dataset(tmp_path, "bridge", spec)
     ours, theirs = (_open(tmp_path, spec, delta_pose.action_space(1), form) for form in ("correct", "upstream"))
     assert ours.statistics != theirs.statistics
-    assert len(ours.sources[0].anchors) == len(theirs.sources[0].anchors) + 2  # upstream drops each first step
+    assert len(ours.sources[0].anchors) == len(theirs.sources[0].anchors) + 4  # upstream drops each first and last step
+
+
+@pytest.mark.parametrize(
+    ("file", "standardization", "num_motions", "num_poses"),
+    [
+        ("fractal20220817_data", "correct", 10, 8),
+        ("viola", "correct", 10, 8),
+        ("bridge_dataset", "correct", 10, 8),
+        ("bridge_dataset", "upstream", 6, 6),
+    ],
+)
+def test_the_last_published_motion_is_sampled_and_supervised_one_made_of_the_next_pose_is_not(
+    tmp_path, file, standardization, num_motions, num_poses
+):
+    """Two episodes of five steps; upstream's Bridge keeps the three in the middle."""
+    spec = find_dataset(file).spec
+    write_dataset(tmp_path, file, spec)
+    is_published = standardization == "correct"
+    for form, is_last_kept, count in ((delta_pose, is_published, num_motions), (relative_pose, False, num_poses)):
+        source = _open(tmp_path, spec, form.action_space(1), standardization).sources[0]
+        last = last_steps(source.index)
+        assert np.isin(last, source.anchors).tolist() == [is_last_kept] * 2
+        assert source.numbers(last)[2].tolist() == [[is_last_kept]] * 2
+        assert source.statistics(tmp_path / "cache").summary.action.count == count
 
 
 def test_every_difference_from_upstream_is_said():
@@ -104,11 +141,21 @@ def test_every_difference_from_upstream_is_said():
         assert differences or not hasattr(module, "upstream"), f"{file}: upstream, and not a word on how it differs"
 
 
-def _check_schema(columns, num_steps):
+def last_steps(index):
+    return np.asarray(index.first_step[1:]) - 1
+
+
+def _check_schema(columns, index):
     assert columns["finite"].all()
     assert columns["target_valid"].any()
+    assert columns["delta_valid"].any()
+    if "delta" in columns:
+        nothing = ~columns["delta"][last_steps(index)].any(1)
+        assert not (nothing & columns["delta_valid"][last_steps(index)]).any(), "made of the next state: delta_valid?"
+    if {"delta", "target_joints"} <= columns.keys():
+        assert (columns["delta_valid"] <= columns["target_valid"]).all(), "the unified vector has one mask for both"
     for key, column in columns.items():
-        assert COLUMNS[key].fits(column.shape, num_steps), key
+        assert COLUMNS[key].fits(column.shape, index.num_steps), key
         assert column.dtype == COLUMNS[key].dtype, key
     for key in set(POSES) & columns.keys():
         np.testing.assert_allclose(np.linalg.norm(columns[key][:, 3:], axis=1), 1, atol=1e-5, err_msg=key)

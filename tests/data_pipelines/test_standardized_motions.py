@@ -70,7 +70,7 @@ def test_ucsd_kitchen_has_millimetres_and_degrees_and_moves_from_command_to_comm
     given = find_dataset(name).standardize(raw_of(name, action=action))
     np.testing.assert_allclose(given["target_pose"][0, :3], [0.4, 0.1, 0.2], atol=1e-6)
     np.testing.assert_allclose(given["delta"][2], [0.01, 0, 0, 0, 0, np.radians(10)], atol=1e-6)
-    assert given["target_valid"].tolist() == [False, True, True, True]
+    assert given["delta_valid"].tolist() == [False, True, True, True]
     assert "target_gripper" not in given  # its sign is not published
 
 
@@ -102,4 +102,6 @@ def test_upstreams_bridge_jumps_by_a_turn_where_an_angle_wraps_and_drops_the_fir
     np.testing.assert_allclose(theirs["delta"][1, 5], -6.2, rtol=1e-6)
     np.testing.assert_allclose(ours["delta"][1, 5], 0.08, rtol=1e-6)
     assert ours["target_valid"].tolist() == [True, True, True, False]
-    assert theirs["target_valid"].tolist() == [False, True, True, False]
+    assert "delta_valid" not in ours  # its motions are as published, the last too
+    for key in ("target_valid", "delta_valid"):
+        assert theirs[key].tolist() == [False, True, True, False]

@@ -5,7 +5,7 @@ from scipy.spatial.transform import Rotation
 
 from data_pipelines.conventions.motion import delta_between, delta_from_euler
 from data_pipelines.conventions.pose import pose_from_euler
-from data_pipelines.conventions.targets import every_step, next_openness, pose_after, poses_before
+from data_pipelines.conventions.targets import all_but_last, every_step, next_openness, pose_after, poses_before
 
 RANDOM = np.random.default_rng(0)
 POSE = pose_from_euler(RANDOM.normal(size=(5, 3)), RANDOM.uniform(-3, 3, (5, 3)))
@@ -37,6 +37,11 @@ def test_next_openness_is_one_step_early_and_stays_at_the_end():
 
 def test_every_step_has_a_target():
     assert every_step(POSE).tolist() == [True] * 5
+
+
+def test_commands_made_of_the_next_state_end_one_step_early():
+    assert all_but_last(POSE).tolist() == [True] * 4 + [False]
+    assert all_but_last(POSE[:1]).tolist() == [False]
 
 
 def test_euler_angles_of_another_order_become_roll_pitch_yaw():

@@ -15,7 +15,7 @@ RANDOM = np.random.default_rng(0)
 def columns(*shape, **widths):
     """Columns of the schema with so many numbers; 0: a scalar."""
     made = {name: RANDOM.normal(size=(*shape, width) if width else shape) for name, width in widths.items()}
-    return {name: column.astype(np.float32) for name, column in made.items()} | {"target_valid": np.ones(shape, bool)}
+    return {name: column.astype(np.float32) for name, column in made.items()} | {"delta_valid": np.ones(shape, bool)}
 
 
 def names(space, mask):
