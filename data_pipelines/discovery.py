@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -78,7 +78,7 @@ def find_action_space(form: str) -> ModuleType:
     return _find(action_spaces, form, "action space", "action_space.form")
 
 
-def commanded(dataset: str, space: ActionSpace, columns: Trajectory) -> np.ndarray:
+def commanded(dataset: str, space: ActionSpace, columns: Mapping[str, np.ndarray]) -> np.ndarray:
     """bool[a]: the dimensions of the action that the dataset commands; InputError where its columns do not fit."""
     available = getattr(find_action_space(space.form), "available", None)
     try:

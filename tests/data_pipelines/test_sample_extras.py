@@ -7,6 +7,7 @@ import dataclasses
 import json
 
 import jax
+import jsonschema
 import numpy as np
 import pytest
 import simplejpeg
@@ -17,6 +18,7 @@ from data_pipelines.boxes import Boxes, boxes_folder, write_boxes
 from data_pipelines.config import CropConfig, RotationConfig, TaskConfig
 from data_pipelines.transforms.chunk import Chunk
 from tests.rlds_episodes import colour_of, write_bridge
+from vla_jax.schemas import schema
 from vla_jax.types import BoxRequirement, CameraRequirement, CoarseChunk, InputError
 
 LENGTHS = (10, 7, 4)
@@ -174,6 +176,9 @@ def test_wordings_and_boxes_are_bound_by_their_digests_beside_the_statistics(sce
     before = files({"a": ["b", "c"]})
     words, boxes = f"{file} (data.task.paraphrases)", "bridge_dataset/1.0.0/train/boxes-primary"
     assert before.keys() == {words, boxes}
+    bound = open_generated(scenes, needs=asked).statistics
+    assert "files" in bound["bridge_dataset"]
+    jsonschema.validate(bound, schema("dataset_statistics"))
     assert files({"a": ["b", "c"]}, layout=2) == before
     changed = files({"a": ["c", "b"]})
     assert (changed[words] != before[words], changed[boxes]) == (True, before[boxes])
