@@ -15,6 +15,7 @@ from data_pipelines.index.shard_reader import read_range
 from data_pipelines.index.sidecar import Index
 from data_pipelines.pools import GROUPS_HELD, EpisodeOrder, Visit
 from data_pipelines.storage import MAX_REQUESTS
+from vla_jax.types import InputError
 
 NUM_READERS = 8
 """Episodes of a dataset that are fetched at the same time."""
@@ -27,7 +28,7 @@ Result = TypeVar("Result")
 
 
 class Reader(Protocol):
-    """Of one dataset."""
+    """Of one dataset. InputError where a shard is gone or its store gives up."""
 
     def visit(self, visits: Sequence[Visit]) -> None:
         """Says of which groups of episodes windows are about to be read, in access mode `episode`."""
@@ -49,7 +50,13 @@ class RangeReader:
 
     def read(self, row: int, offset: int, length: int) -> bytes:
         shard = self._shard_of_episode[int(np.searchsorted(self._index.first_step, row, side="right")) - 1]
-        return read_range(self._shards[shard], offset, length, self._index.digest)
+        try:
+            return read_range(self._shards[shard], offset, length, self._index.digest)
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{self._shards[shard]}: missing, though it was there when its index was opened; bring it back, then "
+                f"start again"
+            ) from error
 
     def close(self) -> None:
         pass

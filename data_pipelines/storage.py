@@ -32,6 +32,13 @@ BLOCK_BYTES = 4 << 20
 BLOCKS_AHEAD = 3
 VERSIONS = ("etag", "ETag", "generation", "md5Hash", "Content-MD5", "Digest", "mtime", "LastModified", "Last-Modified")
 """What the file systems call a mark that changes with a file's content; the first that is there is taken."""
+NO_CREDENTIALS = {
+    *("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"),
+    *("TokenRetrievalError", "SSOTokenLoadError", "UnauthorizedSSOTokenError"),
+    *("DefaultCredentialsError", "RefreshError"),
+}
+"""Errors of botocore and google.auth, which need not be installed, by name of the class."""
+CREDENTIALS_ADVICE = "log in (`aws configure`, `gcloud auth application-default login`) or set the store's variables"
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 _requests = threading.BoundedSemaphore(MAX_REQUESTS)
@@ -115,9 +122,11 @@ class RemotePath:
             except Exception as error:
                 cause = f"{type(error).__name__}: {error}"
                 if not is_transient(error):
-                    if isinstance(error, FileNotFoundError):
+                    is_refused = lacks_credentials(error)
+                    if isinstance(error, FileNotFoundError) and not is_refused:
                         raise
-                    raise InputError(f"{self}: {what}: {cause}; check the address and the permissions") from error
+                    advice = CREDENTIALS_ADVICE if is_refused else "check the address and the permissions"
+                    raise InputError(f"{self}: {what}: {cause}; {advice}") from error
                 if attempt == MAX_ATTEMPTS:
                     seconds = time.monotonic() - started
                     raise InputError(
@@ -155,6 +164,8 @@ def stamp(path: Location) -> Stamp:
 
 def is_transient(error: BaseException) -> bool:
     """Whether trying again may help."""
+    if lacks_credentials(error):
+        return False
     status = getattr(error, "status", None) or getattr(error, "code", None)
     if isinstance(status, int):
         return status >= 500 or status in (408, 429)
@@ -163,6 +174,13 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, (FileNotFoundError, PermissionError, NotImplementedError)):
         return False
     return isinstance(error, (OSError, EOFError)) or type(error).__module__.startswith(("aiohttp", "botocore"))
+
+
+def lacks_credentials(error: BaseException) -> bool:
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    return any(kind.__name__ in NO_CREDENTIALS for cause in causes for kind in type(cause).__mro__)
 
 
 def _store(url: str) -> Any:

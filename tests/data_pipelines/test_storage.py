@@ -3,6 +3,7 @@
 import random
 import sys
 import time
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -122,6 +123,60 @@ def test_a_failing_store_stops_batches_with_its_error(two_served, tmp_path, monk
         two_served.fault = lambda number, request: "reset"
         with pytest.raises(InputError, match=r"tfrecord.*given up after 3 attempts"):
             read(pipeline, 0, 1)
+
+
+@pytest.mark.parametrize("is_remote", [True, False])
+@pytest.mark.parametrize("access", ["frame", "episode"])
+def test_a_shard_that_goes_away_stops_batches_with_its_name(two_served, tmp_path, access, is_remote):
+    root = two_served.url if is_remote else two_served.root
+    pipeline = open_at(root, tmp_path / "cache", access=access, mixture={"bridge_dataset": 1.0})
+    for shard in (two_served.root / "bridge_dataset" / "1.0.0").glob("*.tfrecord-*"):
+        shard.unlink()
+    with pytest.raises(InputError, match=r"bridge_dataset-train.tfrecord-\d+-of-\d+: missing, though .*bring it back"):
+        read(pipeline, 0, 1)
+
+
+class BotoCoreError(Exception):
+    __module__ = "botocore.exceptions"
+
+
+class NoCredentialsError(BotoCoreError):
+    __module__ = "botocore.exceptions"
+
+
+class DefaultCredentialsError(OSError):
+    """google.auth's; here of a class that is tried again elsewhere."""
+
+
+@pytest.mark.parametrize("kind", [NoCredentialsError, DefaultCredentialsError])
+@pytest.mark.parametrize("wrapped", [None, OSError, FileNotFoundError])
+def test_a_request_without_credentials_is_not_tried_again(monkeypatch, kind, wrapped):
+    attempts = []
+
+    def refuse(*_, **__):
+        attempts.append(kind)
+        if wrapped:
+            raise wrapped("no answer") from kind("none found")
+        raise kind("none found")
+
+    monkeypatch.setattr(storage, "_open_store", lambda _: SimpleNamespace(cat_file=refuse))
+    with pytest.raises(InputError, match=r"^s3://bucket/file: bytes 0 to 8: .*; log in "):
+        RemotePath("s3://bucket/file").read_range(0, 8)
+    assert len(attempts) == 1
+
+
+def test_other_faults_of_a_stores_package_are_tried_again(monkeypatch):
+    attempts = iter([BotoCoreError("connection closed"), b"12345678"])
+
+    def answer(*_, **__):
+        found = next(attempts)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(storage, "FIRST_DELAY_SECONDS", 0.001)
+    monkeypatch.setattr(storage, "_open_store", lambda _: SimpleNamespace(cat_file=answer))
+    assert RemotePath("s3://bucket/file").read_range(0, 8) == b"12345678"
 
 
 @pytest.mark.parametrize(
