@@ -31,7 +31,7 @@ def read_wordings(path: Path) -> dict[str, list[str]]:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no readable JSON ({error}); data.paraphrases names such a file") from error
+        raise InputError(f"{path}: no readable JSON ({error}); data.task.paraphrases names such a file") from error
     if not isinstance(tree, dict):
         raise InputError(
             f"{path}: found a {type(tree).__name__}, expected an object of instruction -> list of wordings"
