@@ -1,7 +1,9 @@
 """`verify`: each planted fault raises its code and nothing else; clean datasets raise none; real ones the known six."""
 
 import collections
+import itertools
 import json
+import tracemalloc
 
 import fsspec
 import jsonschema
@@ -16,7 +18,10 @@ from data_pipelines.index.tfrecord import Record
 from data_pipelines.storage import locate
 from data_pipelines.verification import records, verification
 from data_pipelines.verification.check import all_checks
+from data_pipelines.verification.checks.channel_order import _Palettes
+from data_pipelines.verification.episode import Place
 from data_pipelines.verification.finding import MOST_A_CODE, Finding, Findings
+from data_pipelines.verification.pictures import PALETTE
 from data_pipelines.verification.records import walk
 from data_pipelines.verification.verification import verify
 from tests.data_pipelines.verification_data import (
@@ -219,6 +224,28 @@ def test_all_of_the_real_sample_exchanged_is_found(shared_data, tmp_path):
     folder = real_exchanged(shared_data, tmp_path, set(range(25)), splits=("train", "val"))
     findings = verify(read_directory(folder)).findings.of("image_channels_swapped")
     assert [finding.episode for finding in findings] == [None] * 3
+
+
+def test_palettes_of_many_episodes_take_little_room_and_the_exchanged_ones_are_found():
+    """120,000 of 100 shards; as numbers of 8 bytes they would take 60 MB, and as much again in every step."""
+    generator, exchanged = np.random.default_rng(0), {5, 700, 100_000}
+    usual = generator.dirichlet(np.full(63, 0.5)).reshape(PALETTE)
+    tracemalloc.start()
+    palettes = _Palettes()
+    for shard in range(100):
+        more, place = _Palettes(), Place("train", str(shard), 1200 * shard)
+        for number in range(1200 * shard, 1200 * (shard + 1)):
+            palette = usual + number % 7 / 1000
+            palette = palette / palette.sum()
+            more.add(place, number, palette[:, ::-1] if number in exchanged else palette)
+        palettes.merge(more)
+    _, turned = palettes.exchanged()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6
+    found = list(itertools.compress(palettes.episodes(), turned))
+    assert {number for _, number in found} == exchanged
+    assert all(place.first_episode <= number < place.first_episode + 1200 for place, number in found)
 
 
 def test_help_says_what_every_code_means(capsys):

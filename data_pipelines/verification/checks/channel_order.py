@@ -1,6 +1,8 @@
 """Red and blue exchanged (OpenCV's order, BGR, taken for RGB)."""
 
 import dataclasses
+import itertools
+from array import array
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,11 +10,12 @@ import numpy as np
 from data_pipelines.verification.check import Check
 from data_pipelines.verification.episode import Episode, Place
 from data_pipelines.verification.finding import Finding
+from data_pipelines.verification.pictures import PALETTE
 from data_pipelines.verification.subject import Subject
 
 FEWEST_EPISODES = 3
 LEVELS = 255
-"""Palettes are held as uint8, 63 bytes an episode and camera."""
+"""Palettes are held as uint8."""
 COOL_SHARE, COOL_RATIO = 0.05, 4.0
 NUM_TURNS = 20
 CLEAR = 0.1
@@ -22,23 +25,40 @@ NUM_COMPARED = 1000
 """Episodes of a camera with which others are compared."""
 ALIKE = 1.5
 SMOOTHING = 0.02
+BLOCK = 4096
+"""Palettes that are made numbers of at a time."""
 
 
 @dataclasses.dataclass
 class _Palettes:
-    """Of one camera. Axes: e episodes, r rows and c columns of a palette; columns turned round: red, blue exchanged."""
+    """Of one camera, 71 bytes an episode, in order.
 
-    places: list[tuple[Place, int]] = dataclasses.field(default_factory=list)
-    held: list[np.ndarray] = dataclasses.field(default_factory=list)
+    Axes: e episodes, r rows and c columns of a palette; columns turned round: red and blue exchanged.
+    """
+
+    numbers: dict[Place, array] = dataclasses.field(default_factory=dict)
+    """Of the episodes of each shard."""
+    held: bytearray = dataclasses.field(default_factory=bytearray)
+
+    def add(self, place: Place, number: int, palette: np.ndarray) -> None:
+        self.numbers.setdefault(place, array("q")).append(number)
+        self.held += np.round(palette * LEVELS).astype(np.uint8).tobytes()
+
+    def merge(self, other: "_Palettes") -> None:
+        """Args: other: of other shards."""
+        self.numbers |= other.numbers
+        self.held += other.held
+
+    def episodes(self) -> Iterator[tuple[Place, int]]:
+        return ((place, number) for place, numbers in self.numbers.items() for number in numbers)
 
     def exchanged(self) -> tuple[bool, np.ndarray]:
         """Whether all are, and which differ from the most: bool[e]."""
-        palettes = np.stack(self.held).astype(np.float64)
-        palettes /= palettes.sum((1, 2), keepdims=True)
+        palettes = np.frombuffer(self.held, np.uint8).reshape(-1, *PALETTE)
         turned = _turned(palettes)
         turned &= _fits(palettes, turned)
-        upright = np.where(turned[:, None, None], palettes[:, :, ::-1], palettes)
-        columns = upright.mean((0, 1)) * upright.shape[1]
+        usual = _mean(palettes, turned)
+        columns = usual.mean(0) * len(usual)
         cool, warm = columns[:2].sum(), columns[-2:].sum()  # |red - blue| of 40 and more
         return bool(cool > COOL_SHARE and cool > COOL_RATIO * warm), turned
 
@@ -65,19 +85,16 @@ class ImageChannelsSwapped(Check):
             seen = [look.palette for look in looks if look.palette is not None]
             if seen:
                 palettes = self._cameras.setdefault(camera, _Palettes())
-                palettes.places.append((episode.place, episode.number))
-                palettes.held.append(np.round(np.mean(seen, axis=0) * LEVELS).astype(np.uint8))
+                palettes.add(episode.place, episode.number, np.mean(seen, axis=0))
         yield from ()
 
     def merge(self, other: "ImageChannelsSwapped") -> None:
         for camera, more in other._cameras.items():
-            palettes = self._cameras.setdefault(camera, _Palettes())
-            palettes.places += more.places
-            palettes.held += more.held
+            self._cameras.setdefault(camera, _Palettes()).merge(more)
 
     def of_dataset(self, subject: Subject) -> Iterator[Finding]:
         for camera, palettes in self._cameras.items():
-            if len(palettes.held) < FEWEST_EPISODES:
+            if sum(map(len, palettes.numbers.values())) < FEWEST_EPISODES:
                 continue
             all_exchanged, turned = palettes.exchanged()
             if all_exchanged:
@@ -86,9 +103,28 @@ class ImageChannelsSwapped(Check):
                     f"{camera}: blue is far above red in {number} of {len(turned)} episodes; probably BGR"
                 )
                 continue
-            for place, number in (palettes.places[i] for i in np.flatnonzero(turned)):
+            for place, number in itertools.compress(palettes.episodes(), turned):
                 message = f"{camera}: its colours are those of the other episodes with red and blue exchanged"
                 yield self.finding(message, split=place.split, shard=place.shard, episode=number)
+
+
+def _shares(palettes: np.ndarray) -> np.ndarray:
+    """float64[e, r, c], each of sum 1."""
+    return palettes / palettes.sum((1, 2), keepdims=True, dtype=np.float64)
+
+
+def _blocks(palettes: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    for start in range(0, len(palettes), BLOCK):
+        block = slice(start, start + BLOCK)
+        yield block, _shares(palettes[block])
+
+
+def _mean(palettes: np.ndarray, turned: np.ndarray) -> np.ndarray:
+    """float64[r, c]: of all, the turned ones turned back."""
+    total = np.zeros(PALETTE)
+    for block, shares in _blocks(palettes):
+        total += np.where(turned[block, None, None], shares[:, :, ::-1], shares).sum(0)
+    return total / len(palettes)
 
 
 def _turned(palettes: np.ndarray) -> np.ndarray:
@@ -96,9 +132,11 @@ def _turned(palettes: np.ndarray) -> np.ndarray:
     turned = np.zeros(len(palettes), bool)
     likelihood = np.zeros(len(palettes))
     for _ in range(NUM_TURNS):
-        upright = np.where(turned[:, None, None], palettes[:, :, ::-1], palettes)
-        usual = upright.mean(0) + SMOOTHING / upright[0].size
-        likelihood = (palettes * np.log(usual / usual[:, ::-1])).sum((1, 2))
+        usual = _mean(palettes, turned)
+        usual += SMOOTHING / usual.size
+        ratio = np.log(usual / usual[:, ::-1])
+        for block, shares in _blocks(palettes):
+            likelihood[block] = (shares * ratio).sum((1, 2))
         if np.array_equal(likelihood < 0, turned):
             break
         turned = likelihood < 0
@@ -110,14 +148,16 @@ def _turned(palettes: np.ndarray) -> np.ndarray:
 def _fits(palettes: np.ndarray, turned: np.ndarray) -> np.ndarray:
     """bool[e]: whether a turned palette, turned back, lies among the others as these do among themselves."""
     fits = np.zeros(len(palettes), bool)
-    others = palettes[~turned]
+    others = np.flatnonzero(~turned)
     if not turned.any() or len(others) <= NEIGHBOURS:
         return turned & (len(others) > 1)
-    chosen = others[np.linspace(0, len(others) - 1, min(len(others), NUM_COMPARED)).astype(int)]
-    usual = [np.sort(_distance(palette, chosen))[NEIGHBOURS] for palette in chosen]  # the nearest is itself
+    chosen = np.linspace(0, len(others) - 1, min(len(others), NUM_COMPARED)).astype(int)
+    compared = _shares(palettes[others[chosen]])
+    usual = [np.sort(_distance(palette, compared))[NEIGHBOURS] for palette in compared]  # the nearest is itself
     limit = ALIKE * np.quantile(usual, 0.95)
     for place in np.flatnonzero(turned):
-        fits[place] = np.sort(_distance(palettes[place][:, ::-1], chosen))[NEIGHBOURS - 1] <= limit
+        (palette,) = _shares(palettes[place : place + 1, :, ::-1])
+        fits[place] = np.sort(_distance(palette, compared))[NEIGHBOURS - 1] <= limit
     return fits
 
 
