@@ -144,6 +144,9 @@ def _end_with_parent() -> None:
 
 
 def _pictures(out: Path) -> None:
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
     from vla_jax.evaluation import attention, curves
     from vla_jax.trained_policy import load_policy
 
