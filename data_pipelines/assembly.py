@@ -167,8 +167,9 @@ class Assembler:
             action[places] = normalize_action[owner.repeat(w)[:, None]](target).reshape(-1, *action.shape[1:])
             supervised = valid.reshape(-1, w, space.horizon) & mask[places][:, :, None]
             action_mask[places] = supervised[..., None] & self._available[owner][:, None, None]
-        for sample, own in zip(samples, action_mask):
-            own &= self._before_goal(sample, self.sources[sample.dataset].chunk)[..., None]
+        if self.requirements.goals:
+            for sample, own in zip(samples, action_mask):
+                own &= self._before_goal(sample, self.sources[sample.dataset].chunk)[..., None]
         return proprio, action, action_mask
 
     def _before_goal(self, sample: Sample, chunk: Chunk) -> np.ndarray:

@@ -6,6 +6,7 @@ Axes: time. Motions are those of `motion.py`: about the axes of the base.
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from data_pipelines.conventions.motion import differences_to_next
 from data_pipelines.conventions.pose import pose_from_quaternion, rotation
 from data_pipelines.schema import Trajectory
 
@@ -38,6 +39,15 @@ def every_step(numbers: np.ndarray) -> np.ndarray:
 def all_but_last(numbers: np.ndarray) -> np.ndarray:
     """The same of a dataset whose commands are made of the next state. Args: numbers: [time, ...]."""
     return np.arange(len(numbers)) < len(numbers) - 1
+
+
+def relabelled(state: np.ndarray) -> Trajectory:
+    """What Octo's and OpenVLA's relabelling makes of measured x, y, z, roll, pitch, yaw [time, 6]: motions that are
+    differences of states. The last step has none; OpenVLA drops the first, whose action in BridgeData is zero.
+    """
+    is_kept = every_step(state)
+    is_kept[:1] = is_kept[-1:] = False
+    return {"delta": differences_to_next(state), "target_valid": is_kept, "delta_valid": is_kept}
 
 
 def next_openness(openness: np.ndarray) -> np.ndarray:

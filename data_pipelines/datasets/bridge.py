@@ -10,8 +10,8 @@ import dataclasses
 import numpy as np
 
 from data_pipelines.conventions.gripper import clip_openness
-from data_pipelines.conventions.motion import differences_to_next
 from data_pipelines.conventions.pose import next_poses, pose_from_euler
+from data_pipelines.conventions.targets import relabelled
 from data_pipelines.schema import Trajectory
 from data_pipelines.spec import DatasetSpec
 
@@ -53,11 +53,5 @@ def standardize(raw: Trajectory) -> Trajectory:
 
 
 def upstream(raw: Trajectory) -> Trajectory:
-    state, length = raw["observation/state"], len(raw["observation/state"])
-    is_kept = (np.arange(length) > 0) & (np.arange(length) < length - 1)
-    return standardize(raw) | {
-        "gripper": state[:, 6],
-        "delta": differences_to_next(state[:, :6]),
-        "target_valid": is_kept,
-        "delta_valid": is_kept,
-    }
+    state = raw["observation/state"]
+    return standardize(raw) | {"gripper": state[:, 6], **relabelled(state[:, :6])}

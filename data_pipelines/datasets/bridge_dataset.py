@@ -10,11 +10,9 @@ not used; an episode recorded without a second camera has black pictures in `ima
 
 import dataclasses
 
-import numpy as np
-
 from data_pipelines.conventions.gripper import binarize, clip_openness
-from data_pipelines.conventions.motion import differences_to_next
 from data_pipelines.conventions.pose import next_poses, pose_from_euler
+from data_pipelines.conventions.targets import relabelled
 from data_pipelines.schema import Trajectory
 from data_pipelines.spec import DatasetSpec
 
@@ -64,12 +62,6 @@ def standardize(raw: Trajectory) -> Trajectory:
 
 
 def upstream(raw: Trajectory) -> Trajectory:
-    state, length = raw["observation/state"], len(raw["action"])
-    is_kept = (np.arange(length) > 0) & (np.arange(length) < length - 1)
-    return standardize(raw) | {
-        "gripper": state[:, 6],
-        "delta": differences_to_next(state[:, :6]),
-        "target_gripper": binarize(raw["action"][:, 6]),
-        "target_valid": is_kept,
-        "delta_valid": is_kept,
-    }
+    state = raw["observation/state"]
+    target_gripper = binarize(raw["action"][:, 6])
+    return standardize(raw) | {"gripper": state[:, 6], "target_gripper": target_gripper, **relabelled(state[:, :6])}
