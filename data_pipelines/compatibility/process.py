@@ -20,7 +20,7 @@ HIDDEN = ("CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS")
 
 @dataclasses.dataclass(frozen=True)
 class SeparateProcess:
-    """In the place of a dataset; the process starts with the first pass and ends with this object."""
+    """In the place of a dataset; the process starts with the first pass and ends with `close`, or with this one."""
 
     make: Callable[[], Any]
     """Makes the dataset; a function of a module, which is imported there, with `import tensorflow` inside it."""
@@ -36,6 +36,10 @@ class SeparateProcess:
         finally:
             with contextlib.suppress(RuntimeError):  # the process has ended
                 self._workers.submit(_forget, number)
+
+    def close(self) -> None:
+        """Passes that are under way end with an error."""
+        self._workers.shutdown(wait=False, cancel_futures=True)
 
     @functools.cached_property
     def _workers(self) -> ProcessPoolExecutor:

@@ -1,7 +1,6 @@
 """A stream of trajectories gives the pipeline's own batches, in an order of its own; what does not fit is named."""
 
 import dataclasses
-import gc
 import itertools
 import json
 import multiprocessing
@@ -138,13 +137,14 @@ def test_a_process_of_its_own_gives_the_same_and_ends(two_datasets, tmp_path):
     try:
         import made_elsewhere
 
-        apart = first(open_bridge(SeparateProcess(made_elsewhere.make), statistics=statistics(two_datasets)), 5)
+        process = SeparateProcess(made_elsewhere.make)
+        apart = first(open_bridge(process, statistics=statistics(two_datasets)), 5)
+        (started,) = set(multiprocessing.active_children()) - before
+        process.close()
     finally:
         sys.path.remove(str(tmp_path))
-    gc.collect()  # the stream is gone, but for a cycle
-    for process in set(multiprocessing.active_children()) - before:
-        process.join(timeout=20)
-        assert not process.is_alive()
+    started.join(timeout=20)
+    assert not started.is_alive()
     for ours, theirs in zip(apart, first(open_bridge(bridge(two_datasets)), 5), strict=True):
         assert_equal(ours, theirs)
 
