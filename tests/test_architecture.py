@@ -23,7 +23,14 @@ ARROWS: list[tuple[str, tuple[str, ...]]] = [
     ("vla_jax/parameters.py", ("vla_jax.types",)),
     ("vla_jax/run_directory.py", ("vla_jax.types",)),
     ("vla_jax/sharding.py", ("vla_jax.types",)),
-    ("vla_jax/parameter_store.py", ("vla_jax.types", "vla_jax.run_directory", "vla_jax.sharding")),
+    ("vla_jax/lazy_tensor.py", ()),
+    ("vla_jax/tensor_file.py", ("vla_jax.lazy_tensor", "vla_jax.types")),
+    ("vla_jax/placement.py", ("vla_jax.lazy_tensor",)),
+    (
+        "vla_jax/parameter_store.py",
+        ("vla_jax.types", "vla_jax.run_directory", "vla_jax.sharding", "vla_jax.lazy_tensor", "vla_jax.tensor_file")
+        + ("vla_jax.placement",),
+    ),
     ("vla_jax/nn", ("vla_jax.nn", "vla_jax.types")),
     ("vla_jax/encoders", ("vla_jax.encoders", "vla_jax.nn", "vla_jax.types")),
     ("vla_jax/language", ("vla_jax.language", "vla_jax.nn", "vla_jax.types")),
@@ -46,7 +53,11 @@ ARROWS: list[tuple[str, tuple[str, ...]]] = [
         + ("vla_jax.environments", "vla_jax.inference"),
     ),
     ("vla_jax/inference", ("vla_jax.inference", "vla_jax.types")),
-    ("vla_jax/convert", ("vla_jax.convert", "vla_jax.types", "vla_jax.run_directory", "vla_jax.schemas")),
+    (
+        "vla_jax/convert",
+        ("vla_jax.convert", "vla_jax.types", "vla_jax.run_directory", "vla_jax.schemas", "vla_jax.parameters")
+        + ("vla_jax.lazy_tensor", "vla_jax.tensor_file", "vla_jax.placement"),
+    ),
     ("vla_jax/environments", ("vla_jax.environments", "vla_jax.types")),
     ("data_pipelines/demos", ("data_pipelines", "vla_jax.environments", "vla_jax.types")),
     ("data_pipelines", ("data_pipelines", "vla_jax.types")),

@@ -1,31 +1,28 @@
 """A folder of safetensors, one file or shards with an index, checked whole before any weight is read."""
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
+from vla_jax.tensor_file import TensorFile
 from vla_jax.types import InputError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""Safetensors' names -> numpy's; others are named in lower case as the file has them."""
 
 
 class SafetensorsFolder:
-    """Memory-mapped: `read` brings in one tensor."""
+    """Memory-mapped: `read` brings in nothing that is not looked at."""
 
     def __init__(self, folder: Path):
         """Raises InputError: no weights, a missing, truncated or foreign file, or an index that disagrees."""
         self.folder = folder
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; weights are read from a local Hugging Face folder")
-        self._handles: dict[str, Any] = {}
-        self._files: dict[str, Path] = {}
+        self._files: dict[str, TensorFile] = {}
+        """By name of the tensor."""
         index = folder / INDEX
         if index.is_file():
             self._open_shards(index)
@@ -42,17 +39,17 @@ class SafetensorsFolder:
         return sorted(self._files)
 
     def file(self, name: str) -> Path:
-        return self._files[name]
+        return self._files[name].path
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._handles[name].get_slice(name).get_shape())
+        return self._files[name].shape(name)
 
     def dtype(self, name: str) -> str:
-        stored = self._handles[name].get_slice(name).get_dtype()
-        return DTYPES.get(stored, stored.lower())
+        return self._files[name].dtype(name)
 
     def read(self, name: str) -> np.ndarray:
-        return self._handles[name].get_tensor(name)
+        """A read-only view of the file."""
+        return self._files[name].read(name)
 
     def _open_shards(self, index: Path) -> None:
         weight_map = read_json(index).get("weight_map")
@@ -67,21 +64,17 @@ class SafetensorsFolder:
         for shard in shards:
             self._open(self.folder / shard)
         for name, shard in weight_map.items():
-            if name not in self._files or self._files[name].name != shard:
+            if name not in self._files or self.file(name).name != shard:
                 raise InputError(f"{self.folder / shard}: {name} is not in it, though {index.name} says so")
         if extra := sorted(self._files.keys() - weight_map.keys()):
-            raise InputError(f"{self._files[extra[0]]}: holds {extra[:5]}, which {index.name} does not list")
+            raise InputError(f"{self.file(extra[0])}: holds {extra[:5]}, which {index.name} does not list")
 
     def _open(self, path: Path) -> None:
-        try:
-            handle = safe_open(path, framework="numpy")
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path}: {_damage(path)} ({error}); fetch it again") from error
-        for name in handle.keys():  # noqa: SIM118 (the handle is no mapping)
+        opened = TensorFile(path)
+        for name in opened.names():
             if name in self._files:
-                raise InputError(f"{path}: {name} is also in {self._files[name].name}; one of them is stale")
-            self._files[name] = path
-            self._handles[name] = handle
+                raise InputError(f"{path}: {name} is also in {self.file(name).name}; one of them is stale")
+            self._files[name] = opened
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -95,21 +88,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise InputError(f"{path}: found {type(tree).__name__}, expected an object; fetch it again")
     return tree
-
-
-def _damage(path: Path) -> str:
-    """What is wrong with a file that safetensors refuses."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        start = stream.read(8)
-        if start == b"version ":
-            return "a Git LFS pointer, not the weights: run `git lfs pull`"
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if 8 + length > size:
-            return f"truncated or no safetensors file: {size} bytes, too few for its header"
-        try:
-            header = json.loads(stream.read(length))
-            data = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return f"its header is damaged, {size} bytes in all"
-    return f"truncated or overlong: {size} bytes found, {8 + length + data} expected"
