@@ -22,7 +22,10 @@ def main(arguments: list[str] | None = None) -> int:
         module = importlib.import_module(f"{commands.__name__}.{info.name}")
         module.add_arguments(subparsers.add_parser(info.name, help=module.HELP, description=module.__doc__))
         found[info.name] = module
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and "overrides" not in options:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.overrides = rest
     try:
         return found[options.command].run(options)
     except InputError as error:
