@@ -12,7 +12,7 @@ import numpy as np
 from data_pipelines.config import DataConfig, MixtureEntry
 from vla_jax.config import RunConfig
 from vla_jax.nn import dropout
-from vla_jax.nn.block import BlockConfig
+from vla_jax.nn.block import plain_block
 from vla_jax.nn.linear import linear
 from vla_jax.nn.stack import Remat, StackConfig
 from vla_jax.policies.base import Policy, PolicyConfig, PretrainedPart
@@ -66,7 +66,7 @@ class Toy(Policy):
     def __init__(self, config: ToyConfig, *, rngs):
         self.encoder = linear(SIZE * SIZE * 3, config.width, (None, "embed"), rngs=rngs)
         self.proprio = linear(PROPRIO, config.width, (None, "embed"), rngs=rngs)
-        block = BlockConfig(
+        block = plain_block(
             width=config.width, num_heads=2, mlp_width=2 * config.width, dropout_rate=config.dropout_rate
         )
         self.trunk = StackConfig(block=block, num_layers=config.num_layers, remat=config.remat).build(rngs)

@@ -8,7 +8,7 @@ Masks: True = valid. Units are in names or in `Dimension.unit`. Pytree dataclass
 """
 
 import dataclasses
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import numpy as np
@@ -267,7 +267,9 @@ class TokenGrid:
     prefix: Float[Array, "b m d"] | None = None
     """Class and register tokens, where the encoder has them."""
     layers: Float[Array, "l b n d"] | None = None
-    """Outputs of the blocks that were asked for, in order."""
+    """Outputs of the blocks that were asked for, in order; patches only."""
+    projections: Any | None = None
+    """`nn.attention.Projections` of the layers that were asked for, in order; of all tokens, the prefix first."""
 
 
 @struct.dataclass

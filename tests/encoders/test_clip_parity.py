@@ -16,6 +16,7 @@ from vla_jax.convert.load import load_pretrained
 from vla_jax.convert.save import disk_arrays, save
 from vla_jax.encoders import clip as clip_module
 from vla_jax.encoders.clip import CLIP_MEAN, CLIP_STD, ClipConfig, clip_tiny
+from vla_jax.nn.stack import Taps
 from vla_jax.parameters import abstract
 from vla_jax.policies.base import PretrainedPart
 
@@ -122,7 +123,7 @@ def test_hidden_state_of_every_vision_block(ours, theirs, images, pixels):
         expected = theirs.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states
     depth = CONFIG.vision.num_layers
 
-    last, taps = ours.vision.hidden(images, layers=tuple(range(depth)))
+    last, taps, _ = ours.vision.hidden(images, taps=Taps(range(depth)))
 
     assert relative_error(ours.vision.embed(images), expected[0]) <= BAR
     for layer in range(depth):
@@ -134,7 +135,7 @@ def test_hidden_state_of_every_vision_block(ours, theirs, images, pixels):
 def test_attention_output_of_the_last_block(ours, theirs, images, pixels, scores):
     expected = attention_of_last_block(theirs, pixels, scores)
 
-    assert relative_error(ours.vision.hidden(images, last_attention=scores)[0], expected) <= BAR
+    assert relative_error(ours.vision.hidden(images, last_attention=scores).tokens, expected) <= BAR
     assert relative_error(ours.vision_attention(images, scores), their_patch_features(theirs, pixels, scores)) <= BAR
 
 

@@ -12,6 +12,7 @@ from flax import nnx
 from vla_jax.encoders.clip import clip_b16, clip_b32, clip_l14, clip_tiny
 from vla_jax.encoders.projected_vit import ProjectedVitConfig
 from vla_jax.encoders.vit import VitConfig, vit_ti_half, vit_tiny
+from vla_jax.nn.stack import Taps
 from vla_jax.parameters import abstract, split
 from vla_jax.types import InputError
 
@@ -73,7 +74,7 @@ def test_the_truncated_last_block_does_not_pay_for_its_perceptron():
     vit, images = config.build(nnx.Rngs(0)), pictures(config)
 
     full, truncated = (
-        jax.jit(lambda vit, last=last: vit.hidden(images, last_attention=last)[0]).lower(vit).compile().cost_analysis()
+        jax.jit(lambda vit, last=last: vit.hidden(images, last_attention=last)).lower(vit).compile().cost_analysis()
         for last in (None, "qk")
     )
 
@@ -85,8 +86,8 @@ def test_attention_output_is_what_the_residual_and_the_perceptron_leave():
     """X_attn = X_out - FFN - X, the FFN being that of X + X_attn."""
     config = vit_tiny()
     vit, images = config.build(nnx.Rngs(0)), pictures(config)
-    x_out, taps = vit.hidden(images, layers=(config.num_layers - 2,))
-    x_attn, _ = vit.hidden(images, last_attention="qk")
+    x_out, taps, _ = vit.hidden(images, taps=Taps((config.num_layers - 2,)))
+    x_attn = vit.hidden(images, last_attention="qk").tokens
     block = vit.stack.block(config.num_layers - 1)
 
     x_sum = taps[0] + x_attn
@@ -102,7 +103,7 @@ def test_tokens_are_class_registers_patches():
     assert embedded.shape == (2, 1 + 3 + 16, config.width)
     np.testing.assert_allclose(embedded[0, 0], vit.class_token[...] + vit.positions[...][0], atol=1e-6)
     np.testing.assert_array_equal(embedded[0, 1:4], vit.registers[...])
-    grid = vit(images, layers=(1, 0))
+    grid = vit(images, taps=Taps((1, 0)))
     assert grid.prefix.shape == (2, 4, config.width)
     assert grid.tokens.shape == (2, 16, config.width)
     assert grid.layers.shape == (2, 2, 16, config.width)
@@ -112,7 +113,7 @@ def test_tokens_are_class_registers_patches():
 def test_taps_come_in_the_order_asked_for():
     config = vit_tiny()
     vit, images = config.build(nnx.Rngs(0)), pictures(config)
-    forward, backward = vit(images, layers=(0, 1)).layers, vit(images, layers=(1, 0)).layers
+    forward, backward = vit(images, taps=Taps((0, 1))).layers, vit(images, taps=Taps((1, 0))).layers
 
     np.testing.assert_array_equal(forward, backward[::-1])
     assert np.abs(forward[0] - forward[1]).max() > 1e-3
@@ -189,4 +190,4 @@ def test_bad_sizes_are_input_errors():
     with pytest.raises(InputError, match="text_length=78"):
         clip.text_tokens(jnp.zeros((1, 78), jnp.int32), jnp.ones((1, 78), bool))
     with pytest.raises(InputError, match=r"\[2\]"):
-        clip.vision.hidden(jnp.zeros((1, 32, 32, 3), jnp.uint8), last_attention="qk", layers=(1, 2))
+        clip.vision.hidden(jnp.zeros((1, 32, 32, 3), jnp.uint8), last_attention="qk", taps=Taps((1, 2)))

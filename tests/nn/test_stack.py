@@ -1,5 +1,3 @@
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,11 +6,11 @@ from flax import nnx
 
 from vla_jax.nn import masks
 from vla_jax.nn.attention import attend
-from vla_jax.nn.block import BlockConfig
-from vla_jax.nn.stack import StackConfig
+from vla_jax.nn.block import plain_block
+from vla_jax.nn.stack import StackConfig, Taps
 from vla_jax.parameters import abstract, split
 
-BLOCK = BlockConfig(width=12, num_heads=3, mlp_width=20, dropout_rate=0.3)
+BLOCK = plain_block(width=12, num_heads=3, mlp_width=20, dropout_rate=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +28,7 @@ def test_scan_equals_the_blocks_one_after_another(stack, x):
     for index in range(3):
         expected = stack.block(index)(expected)
     np.testing.assert_allclose(stack(x), expected, atol=1e-6)
-    np.testing.assert_allclose(stack(x, stop=2), stack.outputs(x)[1][1], atol=1e-6)
+    np.testing.assert_allclose(stack(x, span=(0, 2)), stack.run(x, Taps(range(3))).layers[1], atol=1e-6)
 
 
 def test_layers_differ(stack):
@@ -72,9 +70,7 @@ def test_causal_over_valid_leaves_no_row_empty():
 
 def test_structure_names_axes_without_allocating():
     structure = abstract(
-        lambda: StackConfig(block=dataclasses.replace(BLOCK, width=4096, num_heads=32), num_layers=32).build(
-            nnx.Rngs(0)
-        )
+        lambda: StackConfig(block=plain_block(width=4096, num_heads=32, mlp_width=20), num_layers=32).build(nnx.Rngs(0))
     )
     assert structure.shapes()["blocks/mlp/up/kernel"].shape == (32, 4096, 20)
     assert structure.logical_axes()["blocks/mlp/up/kernel"] == ("layers", "embed", "mlp")

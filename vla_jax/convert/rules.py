@@ -20,11 +20,13 @@ import numpy as np
 from vla_jax.convert import families
 from vla_jax.types import InputError
 
-Layout = Literal["copy", "transpose", "conv"]
+Layout = Literal["copy", "transpose", "conv", "conv_transpose", "conv3d"]
 AXES: dict[Layout, tuple[int, ...] | None] = {
     "copy": None,
     "transpose": (1, 0),  # linear: [out, in] <-> [in, out]
     "conv": (2, 3, 1, 0),  # convolution: [out, in, y, x] <-> [y, x, in, out]
+    "conv_transpose": (2, 3, 0, 1),  # transposed convolution: [in, out, y, x] <-> [y, x, in, out]
+    "conv3d": (2, 3, 4, 1, 0),  # [out, in, t, y, x] <-> [t, y, x, in, out]
 }
 """Which disk axis each of our axes is."""
 
@@ -36,6 +38,10 @@ class Rule:
     layout: Layout = "copy"
     part: str = ""
     """A model has all parameters of a part or none of them; a file's tensors of an absent part are left alone."""
+    unit_axes: int = 0
+    """Leading axes of length one that only the disk tensor has (`cls_token` [1, 1, d])."""
+    layers: Callable[[Mapping[str, jax.ShapeDtypeStruct]], Sequence[int]] | None = None
+    """From the model's shapes: which `{layer}` on disk each of our stacked layers is; None: they count alike."""
 
     def matches(self, name: str) -> bool:
         return re.fullmatch(re.escape(self.disk).replace(r"\{layer\}", r"\d+"), name) is not None
@@ -52,6 +58,9 @@ class Family:
     """(name in the file, config.json) -> name in the rules, where releases differ in prefixes."""
     settings: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
     """config.json -> what it says once defaults are filled in, to be compared with the model's settings."""
+    tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Name on disk -> the tensor that it repeats. A file may hold it where it has the same bits; none is written. Where
+    the model has a parameter of its own for the name, it is a tensor like any other."""
 
     def leaves_alone(self, name: str, parts: set[str]) -> bool:
         """Whether a tensor that a model of these parts has no place for may lie in its file."""
@@ -70,24 +79,27 @@ class DiskTensor:
     layout: Layout
     targets: tuple[tuple[str, int | None], ...]
     """Parameter path, and the layer where the parameter is stacked."""
+    unit_axes: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
         first = self.shapes[0]
-        return first if len(self.shapes) == 1 else (sum(shape[0] for shape in self.shapes), *first[1:])
+        joined = first if len(self.shapes) == 1 else (sum(shape[0] for shape in self.shapes), *first[1:])
+        return (1,) * self.unit_axes + joined
 
     def to_ours(self, array: np.ndarray) -> list[np.ndarray]:
         """One array a target, in our layout."""
-        shares = [array]
+        shares = [array.reshape(array.shape[self.unit_axes :])]
         if len(self.shapes) > 1:
-            shares = np.split(array, np.cumsum([shape[0] for shape in self.shapes[:-1]]))
+            shares = np.split(shares[0], np.cumsum([shape[0] for shape in self.shapes[:-1]]))
         return [np.transpose(share, AXES[self.layout]) if AXES[self.layout] else share for share in shares]
 
     def to_disk(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
         """The inverse of `to_ours`."""
         axes = AXES[self.layout]
         shares = [np.transpose(array, np.argsort(axes)) if axes else array for array in arrays]
-        return shares[0] if len(shares) == 1 else np.concatenate(shares)
+        joined = shares[0] if len(shares) == 1 else np.concatenate(shares)
+        return joined.reshape((1,) * self.unit_axes + joined.shape)
 
 
 def find_family(name: str) -> Family:
@@ -141,17 +153,20 @@ def _fill(rules: Sequence[Rule], shapes: Mapping[str, Any]) -> list[Rule]:
 def _expand(rule: Rule, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> list[DiskTensor]:
     structs = [shapes[path] for path in rule.paths]
     stacked = "{layer}" in rule.disk
-    layers = range(structs[0].shape[0]) if stacked else [None]
+    layers: Sequence[int | None] = range(structs[0].shape[0]) if stacked else [None]
+    names = rule.layers(shapes) if stacked and rule.layers else layers
+    assert len(names) == len(layers), f"{rule.disk}: {len(names)} layers on disk, {len(layers)} here"
     ours = [struct.shape[1:] if stacked else struct.shape for struct in structs]
     axes = AXES[rule.layout]
     on_disk = tuple(tuple(shape[i] for i in np.argsort(axes)) if axes else tuple(shape) for shape in ours)
     return [
         DiskTensor(
-            name=rule.disk.replace("{layer}", str(layer)),
+            name=rule.disk.replace("{layer}", str(name)),
             shapes=on_disk,
             dtype=np.dtype(structs[0].dtype),
             layout=rule.layout,
             targets=tuple((path, layer) for path in rule.paths),
+            unit_axes=rule.unit_axes,
         )
-        for layer in layers
+        for layer, name in zip(layers, names, strict=True)
     ]

@@ -11,6 +11,7 @@ token's (end of text), which is where transformers finds its first `eos_token_id
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,17 +20,15 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from vla_jax.encoders.vit import LastAttention, VitConfig
 from vla_jax.nn import masks
-from vla_jax.nn.block import BlockConfig
+from vla_jax.nn.block import plain_block
 from vla_jax.nn.linear import linear
-from vla_jax.nn.mlp import Activation
+from vla_jax.nn.mlp import ACTIVATION_NAMES, Activation
 from vla_jax.nn.norms import l2_normalize, layer_norm
 from vla_jax.nn.stack import Remat, StackConfig
 from vla_jax.types import InputError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-ACTIVATION_NAMES = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
-"""Ours -> transformers'."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ class ClipText(nnx.Module):
         self.config = config
         self.tokens = _table(config.vocab_size, config.width, "vocab", rngs)
         self.positions = _table(config.max_length, config.width, "position", rngs)
-        block = BlockConfig(
+        block = plain_block(
             width=config.width,
             num_heads=config.num_heads,
             mlp_width=config.mlp_width,
@@ -143,6 +142,19 @@ def clip_l14() -> ClipConfig:
     return ClipConfig(vision=_vision(1024, 24, 16, patch_size=14), text=_text(768, 12), projection_width=768)
 
 
+PRESETS = {"clip_b32": clip_b32, "clip_b16": clip_b16, "clip_l14": clip_l14}
+
+
+def from_settings(settings: Mapping[str, Any]) -> ClipConfig:
+    """The model whose `settings()` these are; a half whose section is absent is left out."""
+    vision, text = (settings.get(section) for section in ("vision_config", "text_config"))
+    return ClipConfig(
+        vision=None if vision is None else _vision_of(vision),
+        text=None if text is None else ClipTextConfig(**_sizes(text), **_renamed(text, TEXT_SIZES)),
+        projection_width=settings["projection_dim"],
+    )
+
+
 def clip_tiny(*, image_size: int = 32, vocab_size: int = 512) -> ClipConfig:
     """The CPU twin; its widths differ from one another so that a mixed-up axis cannot pass."""
     vision = dataclasses.replace(_vision(24, 3, 3, patch_size=8), mlp_width=40, image_size=image_size)
@@ -175,11 +187,32 @@ def _table(rows: int, width: int, axis: str, rngs: nnx.Rngs) -> nnx.Param:
 
 
 def _block_settings(config: VitConfig | ClipTextConfig) -> dict[str, Any]:
-    return {
-        "hidden_size": config.width,
-        "intermediate_size": config.mlp_width,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "hidden_act": ACTIVATION_NAMES[config.activation],
-        "layer_norm_eps": config.epsilon,
-    }
+    sizes = {theirs: getattr(config, ours) for theirs, ours in SIZES.items()}
+    return sizes | {"hidden_act": ACTIVATION_NAMES[config.activation]}
+
+
+TEXT_SIZES = {"vocab_size": "vocab_size", "max_position_embeddings": "max_length"}
+SIZES = {
+    "hidden_size": "width",
+    "intermediate_size": "mlp_width",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "layer_norm_eps": "epsilon",
+}
+"""transformers' words -> ours."""
+
+
+def _vision_of(settings: Mapping[str, Any]) -> VitConfig:
+    sizes = _sizes(settings) | _renamed(settings, {"image_size": "image_size", "patch_size": "patch_size"})
+    return dataclasses.replace(_vision(1, 1, 1, patch_size=1), **sizes)  # whose sizes are all replaced
+
+
+def _sizes(settings: Mapping[str, Any]) -> dict[str, Any]:
+    names = {theirs: ours for ours, theirs in ACTIVATION_NAMES.items()}
+    if settings["hidden_act"] not in names:
+        raise InputError(f"config.json: hidden_act is {settings['hidden_act']!r}, expected one of {sorted(names)}")
+    return _renamed(settings, SIZES) | {"activation": names[settings["hidden_act"]]}
+
+
+def _renamed(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {ours: settings[theirs] for theirs, ours in names.items()}

@@ -13,10 +13,13 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
+from vla_jax.nn.attention import ALL_PROJECTIONS, AttentionConfig, Projection
 from vla_jax.nn.block import BlockConfig
-from vla_jax.nn.mlp import Activation
-from vla_jax.nn.norms import layer_norm
-from vla_jax.nn.stack import Remat, StackConfig
+from vla_jax.nn.interpolation import Method, resize_grid
+from vla_jax.nn.mlp import Activation, GatedMlpConfig, MlpConfig
+from vla_jax.nn.norms import LayerNormConfig, layer_norm
+from vla_jax.nn.rotary import Rotation, axial_rotation, with_still_prefix
+from vla_jax.nn.stack import NO_TAPS, Remat, StackConfig, StackOutput, Taps
 from vla_jax.types import InputError, TokenGrid
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -27,6 +30,28 @@ LastAttention = Literal["qk", "qq"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Positions:
+    """How an encoder knows where a patch lies. One of the classes below."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearnedPositions(Positions):
+    """A table over the grid of `image_size`, added to the patches."""
+
+    of_class: bool = True
+    """True: the class token has a row of its own, the first."""
+    interpolation: Method | None = None
+    """How the table is resampled for pictures of other sizes; None: those are refused."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AxialPositions(Positions):
+    """Rotary, by row and column of the patches; class and registers are not turned (DINOv3)."""
+
+    theta: float = 100.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class VitConfig:
     width: int
     num_layers: int
@@ -34,10 +59,16 @@ class VitConfig:
     mlp_width: int
     patch_size: int
     image_size: int = 224
-    """Pixels; pictures are square."""
+    """Pixels of a side of the pictures that learned positions belong to."""
     activation: Activation = "gelu"
+    gated_mlp: bool = False
+    """True: three layers, down(activation(gate) * up)."""
     epsilon: float = 1e-6
     """Of every layer norm. CLIP's is 1e-5."""
+    attention_biases: tuple[Projection, ...] = ALL_PROJECTIONS
+    layer_scale: float | None = None
+    """Initial value of LayerScale; None: there is none."""
+    positions: Positions = LearnedPositions()
     class_token: bool = True
     num_registers: int = 0
     pre_norm: bool = False
@@ -54,12 +85,22 @@ class VitConfig:
 
     @property
     def grid_size(self) -> int:
-        """Patches along one side."""
+        """Patches along one side of a picture of `image_size`."""
         return self.image_size // self.patch_size
 
     @property
     def prefix_length(self) -> int:
         return int(self.class_token) + self.num_registers
+
+    @property
+    def block(self) -> BlockConfig:
+        mlp = GatedMlpConfig(hidden_width=self.mlp_width, activation=self.activation, use_bias=True)
+        return BlockConfig(
+            attention=AttentionConfig(width=self.width, num_heads=self.num_heads, biases=self.attention_biases),
+            mlp=mlp if self.gated_mlp else MlpConfig(hidden_width=self.mlp_width, activation=self.activation),
+            norm=LayerNormConfig(epsilon=self.epsilon),
+            layer_scale=self.layer_scale,
+        )
 
     def build(self, rngs: nnx.Rngs) -> "Vit":
         return Vit(self, rngs=rngs)
@@ -90,82 +131,96 @@ class PatchEmbedding(nnx.Module):
 class Vit(nnx.Module):
     def __init__(self, config: VitConfig, *, rngs: nnx.Rngs):
         self.config = config
-        positions = config.grid_size**2 + int(config.class_token)
         self.patches = PatchEmbedding(config, rngs=rngs)
         self.class_token = self._table((), rngs) if config.class_token else None
         self.registers = self._table((config.num_registers,), rngs) if config.num_registers else None
-        self.positions = self._table((positions,), rngs)
+        learned = config.positions
+        rows = config.grid_size**2 + int(learned.of_class) if isinstance(learned, LearnedPositions) else 0
+        self.positions = self._table((rows,), rngs) if rows else None
         self.pre_norm = layer_norm(config.width, epsilon=config.epsilon, rngs=rngs) if config.pre_norm else None
-        block = BlockConfig(
-            width=config.width,
-            num_heads=config.num_heads,
-            mlp_width=config.mlp_width,
-            activation=config.activation,
-            epsilon=config.epsilon,
-        )
-        self.stack = StackConfig(block=block, num_layers=config.num_layers, remat=config.remat).build(rngs)
+        self.stack = StackConfig(block=config.block, num_layers=config.num_layers, remat=config.remat).build(rngs)
         self.final_norm = layer_norm(config.width, epsilon=config.epsilon, rngs=rngs)
 
     def __call__(
-        self,
-        images: UInt8[Array, "b y x 3"],
-        *,
-        last_attention: LastAttention | None = None,
-        layers: tuple[int, ...] = (),
+        self, images: UInt8[Array, "b y x 3"], *, last_attention: LastAttention | None = None, taps: Taps = NO_TAPS
     ) -> TokenGrid:
-        """The tokens of `hidden` after the final norm; `TokenGrid.layers` before it."""
-        tokens, taps = self.hidden(images, last_attention=last_attention, layers=layers)
-        tokens = self.final_norm(tokens)
-        split, side = self.config.prefix_length, self.config.grid_size
+        """The tokens of `hidden` after the final norm; what `taps` ask for is as the blocks gave it."""
+        found = self.hidden(images, last_attention=last_attention, taps=taps)
+        tokens, split = self.final_norm(found.tokens), self.config.prefix_length
+        rows, columns = self.grid(images)
         return TokenGrid(
             tokens=tokens[:, split:],
-            rows=side,
-            columns=side,
+            rows=rows,
+            columns=columns,
             prefix=tokens[:, :split] if split else None,
-            layers=None if taps is None else taps[:, :, split:],
+            layers=None if found.layers is None else found.layers[:, :, split:],
+            projections=found.projections,
         )
 
     def hidden(
-        self,
-        images: UInt8[Array, "b y x 3"],
-        *,
-        last_attention: LastAttention | None = None,
-        layers: tuple[int, ...] = (),
-    ) -> tuple[Float[Array, "b s d"], Float[Array, "l b s d"] | None]:
-        """Output of the stack before the final norm, and of the blocks in `layers` (0-based).
+        self, images: UInt8[Array, "b y x 3"], *, last_attention: LastAttention | None = None, taps: Taps = NO_TAPS
+    ) -> StackOutput:
+        """Output of the stack before the final norm, class and registers first; of the layers in `taps` as well.
 
-        With `last_attention` the output is instead X_attn = Proj(Attn(q, k, v)) of the last block, without the
-        residual; that block's perceptron is not run, and it cannot be asked for in `layers`.
+        With `last_attention` the tokens are instead X_attn = Proj(Attn(q, k, v)) of the last block, without the
+        residual; that block's perceptron is not run, and it cannot be asked for in `taps`.
         """
         depth = self.config.num_layers
         stop = depth if last_attention is None else depth - 1
-        if out_of_range := [layer for layer in layers if not 0 <= layer < stop]:
-            raise InputError(f"layers {out_of_range} of an encoder were asked for; it runs {stop} whole blocks, from 0")
-        x = self.embed(images)
-        if layers:
-            x, outputs = self.stack.outputs(x, stop=stop)
-            taps = outputs[jnp.array(layers)]
-        else:
-            x, taps = self.stack(x, stop=stop), None
-        if last_attention is not None:
-            x = self.stack.block(depth - 1).attention_output(x, scores=last_attention)
-        return x, taps
+        rotation = self.rotation(*self.grid(images))
+        found = self.stack.run(self.embed(images), taps, rotation=rotation, span=(0, stop))
+        if last_attention is None:
+            return found
+        block = self.stack.block(depth - 1)
+        return found._replace(tokens=block.attention_output(found.tokens, rotation=rotation, scores=last_attention))
 
     def embed(self, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b s d"]:
         """What the first block reads."""
-        size = self.config.image_size
-        if images.shape[1:3] != (size, size):
-            raise InputError(
-                f"pictures of {images.shape[1]} x {images.shape[2]} pixels; the encoder expects {size} x {size}"
-            )
+        rows, columns = self.grid(images)
+        positions = self.position_table(rows, columns)
         x = self.patches(images)
+        if positions is not None and len(positions) == rows * columns:
+            x = x + positions
         if self.class_token is not None:
             x = jnp.concatenate([self._repeat(self.class_token, len(x)), x], axis=1)
-        x = x + self.positions[...]
+        if positions is not None and len(positions) > rows * columns:
+            x = x + positions
         if self.registers is not None:
             split = int(self.config.class_token)
             x = jnp.concatenate([x[:, :split], self._repeat(self.registers, len(x)), x[:, split:]], axis=1)
         return x if self.pre_norm is None else self.pre_norm(x)
+
+    def grid(self, images: UInt8[Array, "b y x 3"]) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        height, width = images.shape[1:3]
+        config, size = self.config, self.config.patch_size
+        is_fixed = isinstance(config.positions, LearnedPositions) and config.positions.interpolation is None
+        expected = f"{config.image_size} x {config.image_size}" if is_fixed else f"multiples of {size}"
+        if (is_fixed and (height, width) != (config.image_size,) * 2) or height % size or width % size:
+            raise InputError(f"pictures of {height} x {width} pixels; the encoder expects {expected}")
+        return height // size, width // size
+
+    def position_table(self, rows: int, columns: int) -> Float[Array, "n d"] | None:
+        """Learned positions of a grid: the class token's first, where it has one, then the patches'."""
+        if self.positions is None:
+            return None
+        table, side = self.positions[...], self.config.grid_size
+        learned = self.config.positions
+        assert isinstance(learned, LearnedPositions)
+        if (rows, columns) == (side, side):
+            return table
+        assert learned.interpolation is not None, "`grid` refuses other sizes"
+        patches = table[int(learned.of_class) :].reshape(side, side, -1)
+        resized = resize_grid(patches, rows, columns, learned.interpolation).reshape(rows * columns, -1)
+        return jnp.concatenate([table[: int(learned.of_class)], resized])
+
+    def rotation(self, rows: int, columns: int) -> Rotation | None:
+        """Of all tokens, for encoders whose positions are rotary."""
+        if not isinstance(self.config.positions, AxialPositions):
+            return None
+        head_width = self.config.width // self.config.num_heads
+        turning = axial_rotation(rows, columns, head_width, self.config.positions.theta)
+        return with_still_prefix(turning, self.config.prefix_length)
 
     def _table(self, rows: tuple[int, ...], rngs: nnx.Rngs) -> nnx.Param:
         init = nnx.initializers.normal(0.02)

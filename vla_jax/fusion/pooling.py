@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from vla_jax.nn.block import BlockConfig
+from vla_jax.nn.block import plain_block
 from vla_jax.nn.stack import StackConfig
 from vla_jax.types import InputError
 
@@ -41,7 +41,7 @@ class AttentionPooling(nnx.Module):
         width = config.out_width // config.num_queries
         initial = 0.02 * jax.random.normal(rngs.params(), (config.num_queries, width), jnp.float32)
         self.queries = nnx.Param(initial, logical_axes=(None, "feature"))
-        block = BlockConfig(
+        block = plain_block(
             width=width, num_heads=config.num_heads, mlp_width=config.mlp_width, memory_width=token_width
         )
         self.stack = StackConfig(block=block, num_layers=config.num_blocks).build(rngs)

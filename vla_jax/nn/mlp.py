@@ -1,5 +1,6 @@
-"""The two-layer perceptron of a transformer block. Axes: d width."""
+"""The perceptrons of a transformer block: two layers, or three with a gate. Axes: d width."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Literal
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float
 
 from vla_jax.nn.linear import linear
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 
 
 def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -23,7 +24,25 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "quick_gelu": quick_gelu,
     "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
 }
+ACTIVATION_NAMES = {
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_pytorch_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+}
+"""Ours -> transformers'."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MlpConfig:
+    hidden_width: int
+    activation: Activation = "gelu"
+
+    def build(self, width: int, rngs: nnx.Rngs) -> "Mlp":
+        return Mlp(width, self.hidden_width, self.activation, rngs=rngs)
 
 
 class Mlp(nnx.Module):
@@ -34,3 +53,28 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Float[Array, "*rest d"]) -> Float[Array, "*rest d"]:
         return self.down(ACTIVATIONS[self.activation](self.up(x)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GatedMlpConfig:
+    hidden_width: int
+    activation: Activation = "silu"
+    """Of the gate: `silu` is SwiGLU, `gelu_tanh` Gemma's GeGLU."""
+    use_bias: bool = False
+
+    def build(self, width: int, rngs: nnx.Rngs) -> "GatedMlp":
+        return GatedMlp(self, width, rngs=rngs)
+
+
+class GatedMlp(nnx.Module):
+    """down(activation(gate(x)) * up(x)). Source: Shazeer 2020."""
+
+    def __init__(self, config: GatedMlpConfig, width: int, *, rngs: nnx.Rngs):
+        self.activation = config.activation
+        layer = functools.partial(linear, use_bias=config.use_bias, rngs=rngs)
+        self.gate = layer(width, config.hidden_width, ("embed", "mlp"))
+        self.up = layer(width, config.hidden_width, ("embed", "mlp"))
+        self.down = layer(config.hidden_width, width, ("mlp", "embed"))
+
+    def __call__(self, x: Float[Array, "*rest d"]) -> Float[Array, "*rest d"]:
+        return self.down(ACTIVATIONS[self.activation](self.gate(x)) * self.up(x))

@@ -1,19 +1,48 @@
 """A stack of equal blocks: parameters stacked on a leading `layers` axis, run by one scan.
 
 Axes: l layers, b batch, n tokens, k memory tokens, d width, e memory width.
-The scan body never returns a block: that would keep a second copy of the parameters.
+The scan body never returns a block: that would keep a second copy of the parameters. What is asked for from some
+layers only is collected there only: the scan is cut where that changes, so that nothing else is kept.
 """
 
 import dataclasses
-from typing import Literal
+import itertools
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
+from vla_jax.nn.attention import KeyValue, Projections
 from vla_jax.nn.block import Block, BlockConfig
+from vla_jax.nn.rotary import Rotation
+from vla_jax.types import InputError
 
 Remat = Literal["none", "full"]
+Span = tuple[int, int | None]
+"""First layer, and the one past the last; None: to the end."""
+WHOLE: Span = (0, None)
+
+
+class Taps(NamedTuple):
+    """The layers, counted from 0 over the whole stack, whose insides are asked for."""
+
+    layers: Sequence[int] = ()
+    """For the blocks' outputs."""
+    projections: Sequence[int] = ()
+    """For queries, keys and values."""
+
+
+NO_TAPS = Taps()
+
+
+class StackOutput(NamedTuple):
+    tokens: Float[Array, "b n d"]
+    layers: Float[Array, "l b n d"] | None
+    """In the order asked for."""
+    projections: Projections | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,31 +69,90 @@ class Stack(nnx.Module):
         memory: Float[Array, "b k e"] | None = None,
         *,
         mask: Bool[Array, "..."] | None = None,
+        rotation: Rotation | None = None,
         key: Key[Array, ""] | None = None,
-        stop: int | None = None,
+        extra: KeyValue | None = None,
+        span: Span = WHOLE,
     ) -> Float[Array, "b n d"]:
-        """Runs blocks [0, stop); all of them by default."""
-        return self._scan(x, memory, mask=mask, key=key, stop=stop, keep=False)[0]
+        """Runs the blocks of `span`. `extra`: further keys and values of each of them, [l, b, k, g, f]."""
+        start, stop = self.bounds(span)
+        keys = None if key is None else jax.random.split(key, self.num_layers)[start:stop]
 
-    def outputs(
-        self, x: Float[Array, "b n d"], *, mask: Bool[Array, "..."] | None = None, stop: int | None = None
-    ) -> tuple[Float[Array, "b n d"], Float[Array, "l b n d"]]:
-        """The last output, and the output of each block [0, stop)."""
-        return self._scan(x, None, mask=mask, key=None, stop=stop, keep=True)
+        def body(x: Array, layer: tuple[Block, KeyValue | None, Key[Array, ""] | None]) -> tuple[Array, None]:
+            block, block_extra, block_key = layer
+            return block(x, memory, mask=mask, rotation=rotation, key=block_key, extra=block_extra), None
+
+        return jax.lax.scan(self._checkpointed(body), x, (self.layers((start, stop)), extra, keys))[0]
+
+    def run(
+        self,
+        x: Float[Array, "b n d"],
+        taps: Taps,
+        *,
+        mask: Bool[Array, "..."] | None = None,
+        rotation: Rotation | None = None,
+        extra: KeyValue | None = None,
+        span: Span = WHOLE,
+    ) -> StackOutput:
+        """As a call without dropout, with what `taps` ask for.
+
+        Raises: InputError: a tap lies outside `span`.
+        """
+        start, stop = self.bounds(span)
+        wanted = {*taps.layers, *taps.projections}
+        if out_of_range := sorted(layer for layer in wanted if not start <= layer < stop):
+            raise InputError(
+                f"layers {out_of_range} were asked for; the blocks that run whole are {start} to {stop - 1}"
+            )
+        found: dict[str, list] = {"layers": [], "projections": []}
+        for (has_layers, has_projections), run in itertools.groupby(
+            range(start, stop), key=lambda layer: (layer in taps.layers, layer in taps.projections)
+        ):
+            layers = list(run)
+
+            def body(x: Array, layer: tuple[Block, KeyValue | None], keep=(has_layers, has_projections)):
+                block, block_extra = layer
+                projections = block.projections(x, rotation=rotation)
+                x = block.finish(x, block.attention.combine(projections, mask=mask, extra=block_extra))
+                return x, (x if keep[0] else None, projections if keep[1] else None)
+
+            part = (layers[0], layers[-1] + 1)
+            part_extra = jax.tree.map(lambda a, part=part: a[part[0] - start : part[1] - start], extra)
+            x, kept = jax.lax.scan(self._checkpointed(body), x, (self.layers(part), part_extra))
+            found["layers"].append(kept[0])
+            found["projections"].append(kept[1])
+        layers, projections = (_joined(parts) for parts in found.values())
+        return StackOutput(x, _ordered(layers, taps.layers), _ordered(projections, taps.projections))
+
+    def layers(self, span: Span) -> Block:
+        """The blocks of `span`, still stacked: for scans of one's own."""
+        start, stop = self.bounds(span)
+        if (start, stop) == (0, self.num_layers):
+            return self.blocks
+        return jax.tree.map(lambda stacked: stacked[start:stop], self.blocks)
 
     def block(self, index: int) -> Block:
         return jax.tree.map(lambda stacked: stacked[index], self.blocks)
 
-    def _scan(self, x, memory, *, mask, key, stop, keep):
-        stop = self.num_layers if stop is None else stop
-        blocks = self.blocks if stop == self.num_layers else jax.tree.map(lambda stacked: stacked[:stop], self.blocks)
-        keys = None if key is None else jax.random.split(key, self.num_layers)[:stop]
+    def bounds(self, span: Span) -> tuple[int, int]:
+        start, stop = span[0], self.num_layers if span[1] is None else span[1]
+        if not 0 <= start <= stop <= self.num_layers:
+            raise InputError(f"layers {start}:{stop} were asked for; there are 0:{self.num_layers}")
+        return start, stop
 
-        def body(x: Array, layer: tuple[Block, Key[Array, ""] | None]) -> tuple[Array, Array | None]:
-            block, block_key = layer
-            x = block(x, memory, mask=mask, key=block_key)
-            return x, x if keep else None
+    def _checkpointed(self, body):
+        return jax.checkpoint(body, prevent_cse=False) if self.remat == "full" else body
 
-        if self.remat == "full":
-            body = jax.checkpoint(body, prevent_cse=False)
-        return jax.lax.scan(body, x, (blocks, keys))
+
+def _joined(parts: list):
+    """The stacked results of consecutive parts, without those that kept nothing."""
+    kept = [part for part in parts if part is not None]
+    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *kept) if kept else None
+
+
+def _ordered(found, wanted: Sequence[int]):
+    """`found` is in the order of layers."""
+    order = [sorted(set(wanted)).index(layer) for layer in wanted]
+    if found is None or order == list(range(len(set(wanted)))):
+        return found
+    return jax.tree.map(lambda stacked: stacked[jnp.array(order)], found)

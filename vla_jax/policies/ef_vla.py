@@ -24,7 +24,7 @@ from vla_jax.encoders.vit import LastAttention, VitConfig, vit_ti_half, vit_tiny
 from vla_jax.fusion.early_fusion import EarlyFusionConfig
 from vla_jax.fusion.pooling import AttentionPoolingConfig
 from vla_jax.nn import dropout, masks
-from vla_jax.nn.block import BlockConfig
+from vla_jax.nn.block import plain_block
 from vla_jax.nn.linear import linear
 from vla_jax.nn.norms import layer_norm
 from vla_jax.nn.positions import sinusoidal
@@ -153,7 +153,7 @@ class EfVla(Policy):
         self.image_pooling = nnx.Dict({slot: config.image_pooling.build(width, rngs) for slot in config.cameras})
         self.text_pooling = config.text_pooling.build(width, rngs)
         self.proprio = ProprioEncoder(config.action_space.proprio_width, config, rngs=rngs)
-        block = BlockConfig(
+        block = plain_block(
             width=config.step_width,
             num_heads=config.trunk.num_heads,
             mlp_width=config.trunk.mlp_width,
