@@ -11,18 +11,23 @@ import json
 import math
 import types as python_types
 import typing
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from flax import nnx
+
 from data_pipelines.config import DataConfig
 from vla_jax.language.tokenizer import TokenizerConfig
-from vla_jax.policies.base import PolicyConfig
+from vla_jax.nn.lora import LoraConfig, is_adapter
+from vla_jax.parameters import matching
+from vla_jax.policies.base import Policy, PolicyConfig
 from vla_jax.sharding import MeshConfig
 from vla_jax.training.augmentation import ColorJitterConfig
 from vla_jax.training.optimizer import OptimizerConfig
 from vla_jax.types import ActionSpace, InputError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 OWN_PACKAGES = ("vla_jax.", "data_pipelines.")
 MAY_CHANGE_ON_RESUME = (
     *("num_steps", "log_every", "checkpoint_every", "mesh"),
@@ -38,6 +43,8 @@ class RunConfig:
     tokenizer: TokenizerConfig = TokenizerConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     augmentation: ColorJitterConfig | None = ColorJitterConfig()
+    lora: LoraConfig | None = None
+    """Set: adapters train, and what it names beside them; all else is frozen."""
     mesh: MeshConfig = MeshConfig()
     seed: int = 42
     num_steps: int = 40_000
@@ -71,6 +78,18 @@ class RunConfig:
         """The policy's: the one statement of what actions mean."""
         return self.policy.action_space
 
+    def build_policy(self, rngs: nnx.Rngs) -> Policy:
+        """The policy as it trains, with its adapters; `policy.build` gives it without."""
+        policy = self.policy.build(rngs)
+        if self.lora is not None:
+            self.lora.apply(policy, rngs)
+        return policy
+
+    def frozen(self, paths: Collection[str]) -> frozenset[str]:
+        """Those of the parameters of `build_policy` that do not train."""
+        frozen = matching(paths, self.policy.frozen_paths())
+        return frozen if self.lora is None else frozenset(paths) - self.lora.trainable(paths, frozen)
+
 
 def to_json(config: Any) -> dict[str, Any]:
     """A JSON-ready tree of a config dataclass, with the schema version at its root."""
@@ -98,6 +117,17 @@ def load(path: Path) -> RunConfig:
     except (OSError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: not a readable configuration ({error})") from error
     return from_json(tree, source=str(path))
+
+
+def adapters_of(paths: Collection[str], file: Path) -> LoraConfig | None:
+    """The adapters that stored parameters have, as the configuration beside them says. None: they have none."""
+    stray = next(filter(is_adapter, paths), None)
+    if stray is None:
+        return None
+    lora = load(file).lora
+    if lora is None:
+        raise InputError(f"{file}: lora is not set, yet {stray} lies beside it; the folder was made of two runs")
+    return lora
 
 
 def changes_that_forbid_resume(old: RunConfig, new: RunConfig) -> list[str]:

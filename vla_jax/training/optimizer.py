@@ -9,6 +9,9 @@ import optax
 
 from vla_jax.types import Parameters
 
+DECAYED = ("kernel", "lora_a", "lora_b")
+"""The matrices of linear layers, and of adapters on them."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -20,7 +23,7 @@ class OptimizerConfig:
     beta2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.01
-    """On parameters whose name is `kernel`."""
+    """On parameters whose name is one of `DECAYED`."""
     clip_norm: float | None = 1.0
 
     def schedule(self, num_steps: int) -> optax.Schedule:
@@ -32,7 +35,7 @@ class OptimizerConfig:
 
     def build(self, num_steps: int) -> optax.GradientTransformation:
         def is_decayed(parameters: Parameters) -> dict[str, bool]:
-            return {path: path.rsplit("/", 1)[-1] == "kernel" for path in parameters}
+            return {path: path.rsplit("/", 1)[-1] in DECAYED for path in parameters}
 
         adamw = optax.adamw(
             self.schedule(num_steps),

@@ -77,10 +77,10 @@ class Program:
 
 def build_program(config: RunConfig, mesh: Mesh) -> Program:
     sharding.check_batch_size(mesh, config.batch_size)
-    structure = parameter_paths.abstract(lambda: config.policy.build(nnx.Rngs(0)))
+    structure = parameter_paths.abstract(lambda: config.build_policy(nnx.Rngs(0)))
     shapes = structure.shapes()
     shardings = sharding.parameter_shardings(mesh, shapes, structure.logical_axes())
-    frozen = parameter_paths.matching(shapes, config.policy.frozen_paths())
+    frozen = config.frozen(shapes)
     optimizer = config.optimizer.build(config.num_steps)
     start = functools.partial(new_state, optimizer=optimizer, ema=config.ema_decay is not None, seed=config.seed)
     trainable = {path: shape for path, shape in shapes.items() if path not in frozen}
@@ -156,7 +156,7 @@ def place(array: jax.Array | np.ndarray, dtype: Any, target: jax.sharding.NamedS
 
 
 def _draw(config: RunConfig, paths: frozenset[str]) -> Parameters:
-    _, drawn = parameter_paths.split(config.policy.build(nnx.Rngs(config.seed)))
+    _, drawn = parameter_paths.split(config.build_policy(nnx.Rngs(config.seed)))
     return {path: drawn[path] for path in paths}
 
 
