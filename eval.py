@@ -20,6 +20,7 @@ from flax import nnx
 from vla_jax import accelerator
 from vla_jax.evaluation import closed_loop, open_loop
 from vla_jax.inference.execution import ExecutionConfig
+from vla_jax.nn.quantization import Mode, QuantizationConfig
 from vla_jax.trained_policy import load_policy
 from vla_jax.types import InputError
 
@@ -36,6 +37,8 @@ def main(arguments: list[str]) -> int:
         policy = load_policy(options.checkpoint, step=options.step, weights=options.weights)
         if options.untrained:
             policy = policy.untrained(options.seed)
+        if options.int8:
+            policy = policy.quantized(QuantizationConfig(mode=options.int8))
         if options.open_loop:
             open_loop.evaluate(
                 policy,
@@ -64,6 +67,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--step", type=int, help="of the run; default: its newest checkpoint")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="ema: where the run keeps an average")
     parser.add_argument("--untrained", action="store_true", help="parameters as they were before training")
+    parser.add_argument("--int8", choices=get_args(Mode), help="linear layers of blocks in int8; activations: dynamic")
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--batch-size", type=int, default=32, help="steps, or robots, at a time")
     parser.add_argument("--num-pictures", type=int, default=3, help="episodes, or successes and failures, drawn")

@@ -19,8 +19,10 @@ from vla_jax import config as configuration
 from vla_jax import parameters as parameter_paths
 from vla_jax.config import RunConfig
 from vla_jax.language.tokenizer import Tokenizer
+from vla_jax.nn.quantization import QuantizationConfig
 from vla_jax.parameter_store import StoredParameters, Weights, load_parameters
 from vla_jax.parameters import Structure
+from vla_jax.policies.base import Policy
 from vla_jax.run_directory import RunDirectory
 from vla_jax.types import InputError, Observation, Parameters
 
@@ -31,9 +33,12 @@ class TrainedPolicy:
     """The run, or the parameter folder."""
     config: RunConfig
     stored: StoredParameters
+    """Adapters are merged."""
     tokenizer: Tokenizer
     statistics: dict[str, Any]
     """By dataset name, as dataset_statistics.json."""
+    quantization: QuantizationConfig | None = None
+    """Set: `stored.parameters` are those of the quantised policy."""
 
     def act(self, observation: Observation) -> Float[np.ndarray, "b h a"]:
         """Normalised chunks, float32, for an observation with numpy leaves."""
@@ -53,16 +58,32 @@ class TrainedPolicy:
 
     def untrained(self, seed: int = 0) -> "TrainedPolicy":
         """The same policy with parameters as they are drawn before training; frozen ones stay what they are."""
-        structure, drawn = parameter_paths.split(self.config.policy.build(nnx.Rngs(seed)))
-        frozen = parameter_paths.matching(structure.shapes(), self.config.policy.frozen_paths())
-        kept = {path: array for path, array in self.stored.parameters.items() if path in frozen}
-        stored = dataclasses.replace(self.stored, parameters=drawn | kept, step=0, weights="raw")
+        structure, drawn = parameter_paths.split(self.config.build_policy(nnx.Rngs(seed)))
+        frozen = self.config.frozen(structure.shapes())
+        kept = {path: array for path, array in self.with_adapters().items() if path in frozen}
+        parameters = drawn | kept
+        if self.config.lora is not None:
+            parameters = self.config.lora.merge(parameters)
+        stored = dataclasses.replace(self.stored, parameters=parameters, step=0, weights="raw")
         return dataclasses.replace(self, stored=stored)
+
+    def with_adapters(self) -> Parameters:
+        """The parameters before adapters were merged; read again where there are any."""
+        if self.config.lora is None:
+            return self.stored.parameters
+        return load_parameters(self.path, step=self.stored.step, weights=self.stored.weights).parameters
+
+    def quantized(self, quantization: QuantizationConfig) -> "TrainedPolicy":
+        """The same policy in int8, for actions alone."""
+        module = self.structure.merge(self.stored.parameters)
+        quantization.apply(module)
+        stored = dataclasses.replace(self.stored, parameters=parameter_paths.split(module)[1])
+        return dataclasses.replace(self, stored=stored, quantization=quantization)
 
     @functools.cached_property
     def structure(self) -> Structure:
         """Raises InputError where the stored parameters do not fit it."""
-        structure = parameter_paths.abstract(lambda: self.config.policy.build(nnx.Rngs(0)))
+        structure = parameter_paths.abstract(self._build)
         found, shapes = self.stored.parameters, structure.shapes()
         for cause, paths in (
             ("are missing", shapes.keys() - found.keys()),
@@ -79,6 +100,12 @@ class TrainedPolicy:
                 )
         return structure
 
+    def _build(self) -> Policy:
+        policy = self.config.policy.build(nnx.Rngs(0))
+        if self.quantization is not None:
+            self.quantization.apply(policy)
+        return policy
+
     @functools.cached_property
     def _act(self) -> Callable[[Parameters, Observation], jax.Array]:
         structure = self.structure
@@ -94,6 +121,9 @@ def load_policy(path: Path | str, *, step: int | None = None, weights: Weights =
     """Args: path: a run directory or a parameter folder with config.json; see `load_parameters`."""
     stored = load_parameters(path, step=step, weights=weights)
     config = configuration.load(stored.config_file)
+    lora = configuration.adapters_of(stored.parameters, stored.config_file)
+    if lora is not None:
+        stored = dataclasses.replace(stored, parameters=lora.merge(stored.parameters))
     run = RunDirectory(Path(path))
     vocabulary = run.tokenizer if run.tokenizer.is_dir() else config.tokenizer.path
     tokenizer = dataclasses.replace(config.tokenizer, path=None if vocabulary is None else str(vocabulary))
