@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -121,7 +121,7 @@ def copy(target: np.ndarray, source: np.ndarray) -> None:
         target[tile] = source[tile]
 
 
-def _tiles(source: np.ndarray) -> Iterable[tuple]:
+def _tiles(source: np.ndarray) -> Iterable[Any]:
     """Tiles over the axis that lies closest together in `source` and the one that does in a C-ordered target."""
     long = [axis for axis, size in enumerate(source.shape) if size > 1]
     if len(long) < 2 or (near := min(long, key=lambda axis: abs(source.strides[axis]))) == long[-1]:

@@ -1,7 +1,8 @@
-"""Arrays on disk by path (Orbax), and the one way to read parameters: from a run, or from a parameter folder.
+"""Arrays on disk by path, and the one way to read parameters: from a run, or from a parameter folder.
 
-    FOLDER/parameters/      arrays by path, any floating dtype
-    FOLDER/MANIFEST.json    digests; may also hold config.json, dataset_statistics.json, tokenizer files
+    FOLDER/parameters/              arrays by path, any floating dtype (Orbax), or
+    FOLDER/parameters.safetensors   the same, mapped into memory: what `import` writes, of weights of any size
+    FOLDER/MANIFEST.json            digests; may also hold config.json, dataset_statistics.json, tokenizer files
 
 A checkpoint step `RUN/checkpoints/STEP` is such a folder too, but without the frozen parameters; `load_parameters`
 puts them together. Reading never changes a folder.
@@ -20,7 +21,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
+from vla_jax.lazy_tensor import of_array
+from vla_jax.placement import put
 from vla_jax.run_directory import MANIFEST, RunDirectory, verify_manifest, write_manifest
+from vla_jax.tensor_file import PARAMETERS_FILE, read_tensor_file
 from vla_jax.types import InputError, Parameters
 
 Arrays = dict[str, Any]
@@ -59,10 +63,10 @@ def load_parameters(
     """Reads a run's (or a parameter folder's) parameters after verifying every digest.
 
     Args:
-        path: a run directory, or a folder with `parameters/` and `MANIFEST.json`.
+        path: a run directory, or a parameter folder.
         step: of a run; None: its newest committed step.
         weights: `ema` where the run keeps one, else the raw weights.
-        shardings: by path; None: numpy arrays on the host.
+        shardings: by path; None: numpy arrays on the host, views of the mapped file where it is one.
 
     Raises:
         InputError: nothing there, or a file missing or damaged. Another step is never taken instead.
@@ -73,9 +77,14 @@ def load_parameters(
         return _load_run(run, step, weights, shardings)
     if step is not None:
         raise InputError(f"{path}: step {step} was asked for, but this is no run directory (no checkpoints/ in it)")
-    if not (path / "parameters").is_dir():
-        raise InputError(f"{path}: neither a run (checkpoints/) nor a parameter folder (parameters/, {MANIFEST})")
+    if not (path / "parameters").is_dir() and not (path / PARAMETERS_FILE).is_file():
+        raise InputError(
+            f"{path}: neither a run (checkpoints/) nor a parameter folder (parameters/ or {PARAMETERS_FILE}, and "
+            f"{MANIFEST})"
+        )
     verify_manifest(path)
+    if (path / PARAMETERS_FILE).is_file():
+        return StoredParameters(_read_mapped(path / PARAMETERS_FILE, shardings), path, None, "raw")
     return StoredParameters(_read(path / "parameters", shardings), path, None, "raw")
 
 
@@ -101,6 +110,13 @@ def _read(folder: Path, shardings: Mapping[str, Sharding] | None) -> Arrays:
     if shardings is None:
         return read_arrays(folder)
     return read_arrays(folder, {path: shardings[path] for path in array_paths(folder) if path in shardings})
+
+
+def _read_mapped(file: Path, shardings: Mapping[str, Sharding] | None) -> Arrays:
+    arrays = read_tensor_file(file)
+    if shardings is None:
+        return dict(arrays)
+    return {path: put(of_array(array), shardings[path]) for path, array in arrays.items() if path in shardings}
 
 
 def save_parameters(folder: Path, parameters: Arrays, *, documents: dict[str, Any] | None = None) -> None:

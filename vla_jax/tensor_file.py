@@ -117,7 +117,7 @@ def _stream(
 
 def _write(stream: BinaryIO, block: np.ndarray) -> None:
     """All of it: an unbuffered file may take less."""
-    remaining = memoryview(block)
+    remaining = memoryview(block.data)
     while remaining:
         remaining = remaining[stream.write(remaining) :]
 

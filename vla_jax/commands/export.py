@@ -1,10 +1,12 @@
 """Exports a run's (or a parameter folder's) policy as a PyTorch folder that proves itself.
 
 What is written is loaded in torch and compared with the policy here, stage by stage; on a mismatch nothing is left.
+A folder that `import` made becomes the Hugging Face folder that it came from, with the same bits.
 """
 
 import argparse
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,17 @@ from rich.console import Console
 
 from data_pipelines.transforms.resize import Resize
 from vla_jax import config as configuration
-from vla_jax.convert.export import Export, find_target, target_names
+from vla_jax import pretrained
+from vla_jax.convert.export import Adapters, Export, find_target, target_names
+from vla_jax.convert.imported_folder import IMPORT, is_imported, open_imported, write_hugging_face
+from vla_jax.convert.safetensors_folder import read_json
+from vla_jax.convert.weights_folder import weights_folder
 from vla_jax.parameters import Structure, matching
 from vla_jax.run_directory import new_folder
 from vla_jax.trained_policy import TrainedPolicy, load_policy
 from vla_jax.types import InputError, Observation, Parameters
 
-HELP = "a PyTorch folder with parity.json; writes nothing on a mismatch"
+HELP = "a PyTorch folder with parity.json, or an imported model's Hugging Face folder; nothing on a mismatch"
 BAR = 1e-5
 """Of a stage's largest value. Measured: 1e-6 for the tiny twin, 1.5e-6 for CLIP B/32 with the sharpest temperature."""
 INSTRUCTION = "put the spoon in the pot"
@@ -39,6 +45,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     jax.config.update("jax_platforms", "cpu")
     logging.getLogger("absl").setLevel(logging.WARNING)
+    return _export_imported(options) if is_imported(options.checkpoint) else _export_policy(options)
+
+
+def _export_imported(options: argparse.Namespace) -> int:
+    if options.to != "hf":
+        raise InputError(f"--to {options.to}: {options.checkpoint} holds {IMPORT}, no policy; it is exported --to hf")
+    started = time.perf_counter()
+    imported = open_imported(options.checkpoint)
+    file = imported.source / "config.json"
+    model = pretrained.config_of(imported.family, read_json(file), file=file)
+    parameters = imported.parameters()
+    num_bytes = sum(array.nbytes for array in parameters.values())
+    with weights_folder(options.out, num_bytes) as (folder, advance):
+        files = write_hugging_face(imported, folder, pretrained.shapes_of(model), advance=advance)
+    seconds = time.perf_counter() - started
+    print(f"{options.out}: {len(files)} tensors of {imported.family}, {num_bytes:,} bytes, in {seconds:.1f} s")
+    return 0
+
+
+def _export_policy(options: argparse.Namespace) -> int:
     try:
         from vla_jax.convert import parity  # torch, which nothing else here needs
     except ImportError as error:
@@ -87,7 +113,17 @@ def _export(policy: TrainedPolicy, parameters: dict[str, np.ndarray]) -> Export:
         statistics=policy.statistics,
         save_tokenizer=policy.tokenizer.save,
         source=source,
+        adapters=_adapters(policy),
     )
+
+
+def _adapters(policy: TrainedPolicy) -> Adapters | None:
+    lora = policy.config.lora
+    if lora is None:
+        return None
+    parameters = {path: np.asarray(array, np.float32) for path, array in policy.with_adapters().items()}
+    trained = parameters.keys() - policy.config.frozen(parameters)
+    return Adapters(rank=lora.rank, alpha=lora.alpha, parameters=parameters, trained=frozenset(trained))
 
 
 def _finite_parameters(policy: TrainedPolicy) -> dict[str, np.ndarray]:

@@ -34,7 +34,9 @@ def disk_parameters(
     """By path, in the dtype that the file has.
 
     Args:
-        weights, config: the folder's.
+        weights: the folder's.
+        config: the folder's config.json.
+        family: whose table says what is what.
         wanted: the model's parameters, by path in the family's table.
         dtypes: what the file must hold for each; None: any of FLOATING, one for all layers of a parameter.
         dispensable: paths that may be absent, and are then absent here.
@@ -91,16 +93,12 @@ def _match_names(
         if name in every:
             raise InputError(f"{weights.folder}: {stored} and {every[name]} are both {name}; one of them is stale")
         every[name] = stored
-        if not (name in expected or name in getattr(family, "tied", {}) or family.leaves_alone(name, parts)):
+        if not (name in expected or name in family.tied or family.leaves_alone(name, parts)):
             unexpected.append(stored)
-    stored = {name: every[name] for name in every.keys() & expected}
-    tied = {
-        name: original
-        for name, original in getattr(family, "tied", {}).items()
-        if name in every and name not in expected
-    }
-    copies = {every[name]: stored[original] for name, original in tied.items() if original in stored}
-    return _Names(stored, copies, unexpected)
+    found = {name: every[name] for name in every.keys() & expected}
+    tied = {name: original for name, original in family.tied.items() if name in every and name not in expected}
+    copies = {every[name]: found[original] for name, original in tied.items() if original in found}
+    return _Names(found, copies, unexpected)
 
 
 def _without_absent(

@@ -96,12 +96,15 @@ def write_hugging_face(
     shapes: Mapping[str, jax.ShapeDtypeStruct],
     *,
     advance: Callable[[int], None],
-) -> None:
-    """The Hugging Face folder again; everything but a manifest. Args: shapes: of all the model's parameters."""
+) -> dict[str, Path]:
+    """The Hugging Face folder again; everything but a manifest. Args: shapes: of all the model's parameters.
+
+    Returns: as `save`.
+    """
     shutil.copytree(imported.source, folder, dirs_exist_ok=True)
     lacking = {path: shapes[path] for path in imported.missing}
     tensors = lazy_tensors(imported.family, imported.parameters(), lacking=lacking)
-    save(folder, tensors.items(), advance=advance)
+    return save(folder, tensors.items(), advance=advance)
 
 
 def imported_parameters(

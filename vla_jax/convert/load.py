@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import jax
 
 from vla_jax.convert.disk_parameters import check_settings, disk_parameters
-from vla_jax.convert.imported_folder import is_imported, imported_parameters
+from vla_jax.convert.imported_folder import imported_parameters, is_imported
 from vla_jax.convert.rules import find_family
 from vla_jax.convert.safetensors_folder import SafetensorsFolder, read_json
 from vla_jax.parameters import matching

@@ -110,13 +110,15 @@ def _shards(
 
 def _on_disk(tensor: DiskTensor, own: Mapping[str, Array]) -> LazyTensor:
     """Each target's share is a piece of its own: to put them together here would take memory."""
+    if tensor.unit_axes:  # it has one row, all of it
+        return LazyTensor(tensor.shape, np.dtype(tensor.dtype), (Piece(1, functools.partial(_disk_view, tensor, own)),))
     pieces = []
     for shape, target in zip(tensor.shapes, tensor.targets, strict=True):
         share = dataclasses.replace(tensor, shapes=(shape,), targets=(target,))
-        pieces.append(Piece(shape[0] if shape else 1, functools.partial(_share, share, own)))
+        pieces.append(Piece(shape[0] if shape else 1, functools.partial(_disk_view, share, own)))
     return LazyTensor(tensor.shape, np.dtype(tensor.dtype), tuple(pieces))
 
 
-def _share(share: DiskTensor, own: Mapping[str, Array]) -> np.ndarray:
-    ((path, layer),) = share.targets
-    return share.to_disk([np.asarray(own[path] if layer is None else own[path][layer])])
+def _disk_view(tensor: DiskTensor, own: Mapping[str, Array]) -> np.ndarray:
+    shares = [own[path] if layer is None else own[path][layer] for path, layer in tensor.targets]
+    return tensor.to_disk([np.asarray(share) for share in shares])

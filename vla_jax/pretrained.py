@@ -1,0 +1,60 @@
+"""The model of a weight family, found by its name: a module of these rooms, e.g. `encoders/clip.py`.
+
+Such a module has
+    PRESETS: dict[str, Callable[[], config]]    of release sizes, by name
+    from_settings(settings) -> config           settings: config.json's words, defaults filled in (`Family.settings`)
+and a config has `.build(rngs)` and `.settings()`, the same words again.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import jax
+from flax import nnx
+
+from vla_jax.convert.disk_parameters import check_settings
+from vla_jax.convert.rules import find_family
+from vla_jax.parameters import abstract
+from vla_jax.types import InputError
+
+ROOMS = ("encoders", "language", "vlms")
+
+
+class ModelConfig(Protocol):
+    def build(self, rngs: nnx.Rngs) -> nnx.Module: ...
+
+    def settings(self) -> dict[str, Any]: ...
+
+
+class ModelModule(Protocol):
+    PRESETS: Mapping[str, Callable[[], ModelConfig]]
+
+    def from_settings(self, settings: Mapping[str, Any]) -> ModelConfig: ...
+
+
+def find_model(family: str) -> ModelModule:
+    """Raises InputError where the family has a rule table only: a policy's own parameters."""
+    find_family(family)
+    for room in ROOMS:
+        name = f"vla_jax.{room}.{family}"
+        if importlib.util.find_spec(f"vla_jax.{room}") and importlib.util.find_spec(name):
+            module = importlib.import_module(name)
+            if hasattr(module, "from_settings"):
+                return cast(ModelModule, module)
+    raise InputError(f"weight family {family!r} has no model of its own in {', '.join(ROOMS)}: it cannot be imported")
+
+
+def config_of(family: str, config: Mapping[str, Any], *, file: Path) -> ModelConfig:
+    """The model that a folder's config.json describes. Args: file: where `config` was read."""
+    settings = find_family(family).settings(config)
+    model = find_model(family).from_settings(settings)
+    check_settings(file, model.settings(), settings)
+    return model
+
+
+def shapes_of(model: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of its parameters, by path."""
+    return abstract(lambda: model.build(nnx.Rngs(0))).shapes()
