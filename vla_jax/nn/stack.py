@@ -92,33 +92,41 @@ class Stack(nnx.Module):
         mask: Bool[Array, "..."] | None = None,
         rotation: Rotation | None = None,
         extra: KeyValue | None = None,
+        additions: Float[Array, "m b n d"] | None = None,
         span: Span = WHOLE,
     ) -> StackOutput:
         """As a call without dropout, with what `taps` ask for.
 
-        Raises: InputError: a tap lies outside `span`.
+        Args: additions: to the outputs of the first m blocks of `span` (DeepStack); what is tapped has them.
+        Raises: InputError: a tap or an addition lies outside `span`.
         """
         start, stop = self.bounds(span)
+        num_additions = 0 if additions is None else len(additions)
+        if num_additions > stop - start:
+            raise InputError(f"{num_additions} additions to the outputs of the {stop - start} layers {start}:{stop}")
         wanted = {*taps.layers, *taps.projections}
         if out_of_range := sorted(layer for layer in wanted if not start <= layer < stop):
             raise InputError(
                 f"layers {out_of_range} were asked for; the blocks that run whole are {start} to {stop - 1}"
             )
         found: dict[str, list] = {"layers": [], "projections": []}
-        for (has_layers, has_projections), run in itertools.groupby(
-            range(start, stop), key=lambda layer: (layer in taps.layers, layer in taps.projections)
+        for (has_layers, has_projections, has_addition), run in itertools.groupby(
+            range(start, stop),
+            key=lambda layer: (layer in taps.layers, layer in taps.projections, layer - start < num_additions),
         ):
             layers = list(run)
 
-            def body(x: Array, layer: tuple[Block, KeyValue | None], keep=(has_layers, has_projections)):
-                block, block_extra = layer
+            def body(x: Array, layer: tuple, keep=(has_layers, has_projections)):
+                block, block_extra, addition = layer
                 projections = block.projections(x, rotation=rotation)
                 x = block.finish(x, block.attention.combine(projections, mask=mask, extra=block_extra))
+                x = x if addition is None else x + addition
                 return x, (x if keep[0] else None, projections if keep[1] else None)
 
             part = (layers[0], layers[-1] + 1)
-            part_extra = jax.tree.map(lambda a, part=part: a[part[0] - start : part[1] - start], extra)
-            x, kept = jax.lax.scan(self._checkpointed(body), x, (self.layers(part), part_extra))
+            inputs = (extra, additions if has_addition else None)
+            inputs = jax.tree.map(lambda a, part=part: a[part[0] - start : part[1] - start], inputs)
+            x, kept = jax.lax.scan(self._checkpointed(body), x, (self.layers(part), *inputs))
             found["layers"].append(kept[0])
             found["projections"].append(kept[1])
         layers, projections = (_joined(parts) for parts in found.values())
