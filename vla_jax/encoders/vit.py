@@ -18,7 +18,7 @@ from vla_jax.nn.block import BlockConfig
 from vla_jax.nn.interpolation import Method, resize_grid
 from vla_jax.nn.mlp import Activation, GatedMlpConfig, MlpConfig
 from vla_jax.nn.norms import LayerNormConfig, layer_norm
-from vla_jax.nn.rotary import Rotation, axial_rotation, with_still_prefix
+from vla_jax.nn.rotary import Rotation, axial_rotation, grid_rotation, with_still_prefix
 from vla_jax.nn.stack import NO_TAPS, Remat, StackConfig, StackOutput, Taps
 from vla_jax.types import InputError, TokenGrid
 
@@ -32,6 +32,10 @@ LastAttention = Literal["qk", "qq"]
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Positions:
     """How an encoder knows where a patch lies. One of the classes below."""
+
+    def rotation(self, rows: int, columns: int, head_width: int) -> Rotation | None:
+        """Of the patches; None: nothing is turned."""
+        return None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +53,19 @@ class AxialPositions(Positions):
     """Rotary, by row and column of the patches; class and registers are not turned (DINOv3)."""
 
     theta: float = 100.0
+
+    def rotation(self, rows: int, columns: int, head_width: int) -> Rotation:
+        return axial_rotation(rows, columns, head_width, self.theta)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearnedRotaryPositions(LearnedPositions):
+    """Both: a table that is added, and patches turned by their row and column, counted from 0 (Qwen3-VL)."""
+
+    theta: float = 10_000.0
+
+    def rotation(self, rows: int, columns: int, head_width: int) -> Rotation:
+        return grid_rotation(rows, columns, head_width, self.theta)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +91,9 @@ class VitConfig:
     pre_norm: bool = False
     """A layer norm before the first block (CLIP)."""
     patch_bias: bool = True
+    num_frames: int | None = None
+    """Frames of a video that a patch spans: the kernel has an axis of time, and a still picture stands in all frames
+    (Qwen3-VL: 2). None: there is no such axis."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     """Of RGB values in 0..1."""
@@ -112,11 +132,11 @@ class PatchEmbedding(nnx.Module):
     def __init__(self, config: VitConfig, *, rngs: nnx.Rngs):
         self.patch_size = config.patch_size
         self.mean, self.std = config.mean, config.std
-        init = nnx.initializers.lecun_normal(in_axis=(0, 1, 2), out_axis=3)
-        shape = (config.patch_size, config.patch_size, 3, config.width)
-        self.kernel = nnx.Param(
-            init(rngs.params(), shape, jnp.float32), logical_axes=("patch", "patch", "feature", "embed")
-        )
+        time = () if config.num_frames is None else (config.num_frames,)
+        shape = (*time, config.patch_size, config.patch_size, 3, config.width)
+        init = nnx.initializers.lecun_normal(in_axis=range(len(shape) - 1), out_axis=-1)
+        axes = ("patch",) * (len(shape) - 2) + ("feature", "embed")
+        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32), logical_axes=axes)
         self.bias = nnx.Param(jnp.zeros(config.width), logical_axes=("embed",)) if config.patch_bias else None
 
     def __call__(self, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b n d"]:
@@ -124,6 +144,8 @@ class PatchEmbedding(nnx.Module):
         pixels = (images.astype(jnp.float32) / 255.0 - jnp.array(self.mean)) / jnp.array(self.std)
         size = self.patch_size
         patches = rearrange(pixels, "b (r y) (c x) k -> b (r c) (y x k)", y=size, x=size).astype(kernel.dtype)
+        if kernel.ndim == 5:  # the frames of a still are equal: one product with the sum of their kernels
+            kernel = kernel.sum(axis=0, dtype=jnp.float32).astype(kernel.dtype)
         embedded = patches @ rearrange(kernel, "y x k d -> (y x k) d")
         return embedded if self.bias is None else embedded + self.bias[...]
 
@@ -216,11 +238,8 @@ class Vit(nnx.Module):
 
     def rotation(self, rows: int, columns: int) -> Rotation | None:
         """Of all tokens, for encoders whose positions are rotary."""
-        if not isinstance(self.config.positions, AxialPositions):
-            return None
-        head_width = self.config.width // self.config.num_heads
-        turning = axial_rotation(rows, columns, head_width, self.config.positions.theta)
-        return with_still_prefix(turning, self.config.prefix_length)
+        turning = self.config.positions.rotation(rows, columns, self.config.width // self.config.num_heads)
+        return None if turning is None else with_still_prefix(turning, self.config.prefix_length)
 
     def _table(self, rows: tuple[int, ...], rngs: nnx.Rngs) -> nnx.Param:
         init = nnx.initializers.normal(0.02)

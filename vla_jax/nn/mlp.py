@@ -1,4 +1,4 @@
-"""The perceptrons of a transformer block: two layers, or three with a gate. Axes: d width."""
+"""The perceptrons of a transformer block: two layers, or three with a gate. Axes: d width, o width of the output."""
 
 import dataclasses
 import functools
@@ -40,18 +40,20 @@ ACTIVATION_NAMES = {
 class MlpConfig:
     hidden_width: int
     activation: Activation = "gelu"
+    out_width: int | None = None
+    """None: as wide as the input."""
 
     def build(self, width: int, rngs: nnx.Rngs) -> "Mlp":
-        return Mlp(width, self.hidden_width, self.activation, rngs=rngs)
+        return Mlp(self, width, rngs=rngs)
 
 
 class Mlp(nnx.Module):
-    def __init__(self, width: int, hidden_width: int, activation: Activation, *, rngs: nnx.Rngs):
-        self.activation = activation
-        self.up = linear(width, hidden_width, ("embed", "mlp"), rngs=rngs)
-        self.down = linear(hidden_width, width, ("mlp", "embed"), rngs=rngs)
+    def __init__(self, config: MlpConfig, width: int, *, rngs: nnx.Rngs):
+        self.activation = config.activation
+        self.up = linear(width, config.hidden_width, ("embed", "mlp"), rngs=rngs)
+        self.down = linear(config.hidden_width, config.out_width or width, ("mlp", "embed"), rngs=rngs)
 
-    def __call__(self, x: Float[Array, "*rest d"]) -> Float[Array, "*rest d"]:
+    def __call__(self, x: Float[Array, "*rest d"]) -> Float[Array, "*rest o"]:
         return self.down(ACTIVATIONS[self.activation](self.up(x)))
 
 

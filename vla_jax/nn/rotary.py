@@ -68,6 +68,13 @@ def axial_rotation(rows: int, columns: int, head_width: int, theta: float) -> Ro
     return rotation(jnp.asarray((2 * np.pi * places[:, :, None] * frequency).reshape(len(places), -1), jnp.float32))
 
 
+def grid_rotation(rows: int, columns: int, head_width: int, theta: float) -> Rotation:
+    """By the patch's row, then column, counted from 0 (Qwen's vision transformers). Row-major; [r * c, f]."""
+    places = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1).reshape(-1, 2, 1)
+    angles = places.astype(np.float32) * frequencies(head_width // 2, theta)
+    return rotation(jnp.asarray(angles.reshape(len(places), -1)))
+
+
 def with_still_prefix(turning: Rotation, length: int) -> Rotation:
     """`length` tokens that are not turned stand before the others."""
     still = jnp.zeros((length, turning.cos.shape[-1]), jnp.float32)
