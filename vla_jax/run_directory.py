@@ -24,7 +24,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from vla_jax.types import InputError
@@ -81,10 +81,12 @@ class RunDirectory:
 
 
 @contextlib.contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
+def new_folder(out: Path, digests: Mapping[Path, str] | None = None) -> Iterator[Path]:
     """A folder beside `out` that takes its name, sealed by a manifest, only if nothing is raised.
 
     A user's folder is never replaced; `data_pipelines.cache.new_folder` replaces, and may not import this module.
+
+    Args: digests: as of `write_manifest`, looked at when the folder is whole.
 
     Raises: InputError: `out` exists, or cannot be made.
     """
@@ -98,7 +100,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise InputError(f"--out {out}: cannot be written ({error})") from error
     try:
         yield temporary
-        write_manifest(temporary)
+        write_manifest(temporary, digests)
         temporary.chmod(0o755)
         temporary.rename(out)
     finally:
@@ -108,10 +110,17 @@ def new_folder(out: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def write_manifest(folder: Path) -> None:
-    """Writes `MANIFEST.json` with size and sha256 of every file beneath `folder`, atomically and synced."""
+def write_manifest(folder: Path, digests: Mapping[Path, str] | None = None) -> None:
+    """Writes `MANIFEST.json` with size and sha256 of every file beneath `folder`, atomically and synced.
+
+    Args: digests: of large files, by who wrote them in this process and had the bytes at hand.
+    """
+    known = digests or {}
     files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": known.get(path) or file_digest(path),
+        }
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }

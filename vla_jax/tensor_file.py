@@ -4,6 +4,7 @@ The library checks a file whole (offsets without gaps or overlaps, lengths, dtyp
 offsets, because its numpy door copies what it reads. Writing is ours: the library wants all tensors in memory.
 """
 
+import hashlib
 import json
 import mmap
 import struct
@@ -69,8 +70,8 @@ def read_tensor_file(path: Path) -> dict[str, np.ndarray]:
 
 def write_tensor_file(
     path: Path, tensors: Mapping[str, LazyTensor], *, advance: Callable[[int], None] = lambda num_bytes: None
-) -> None:
-    """Writes under a temporary name, which nothing is left of if something is raised.
+) -> str:
+    """Writes under a temporary name, which nothing is left of if something is raised. Returns: the file's sha256.
 
     Args: advance: is told how many bytes were read, block after block.
     """
@@ -78,9 +79,11 @@ def write_tensor_file(
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb", buffering=0) as stream, ThreadPoolExecutor(1) as writer:
-            stream.write(_header(tensors))
-            _stream(stream, writer, tensors, advance)
+            sink = _Sink(stream)
+            sink.write(_header(tensors))
+            _stream(sink, writer, tensors, advance)
         temporary.replace(path)
+        return sink.digest.hexdigest()
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -96,8 +99,23 @@ def _header(tensors: Mapping[str, LazyTensor]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
+class _Sink:
+    """Where the bytes go, and their digest."""
+
+    def __init__(self, stream: BinaryIO):
+        self._stream = stream
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """All of it: an unbuffered file may take less."""
+        self.digest.update(data)
+        remaining = memoryview(data)
+        while remaining:
+            remaining = remaining[self._stream.write(remaining) :]
+
+
 def _stream(
-    stream: BinaryIO, writer: ThreadPoolExecutor, tensors: Mapping[str, LazyTensor], advance: Callable[[int], None]
+    sink: _Sink, writer: ThreadPoolExecutor, tensors: Mapping[str, LazyTensor], advance: Callable[[int], None]
 ) -> None:
     """One block is transposed here while the one before is written in the other thread."""
     buffers = [np.empty(BLOCK_BYTES, np.uint8) for _ in range(2)]
@@ -109,17 +127,10 @@ def _stream(
             buffers.append(buffers.pop(0))
             block = np.ndarray(index_shape(index), tensor.dtype, buffers[-1])
             tensor.fill(block, index)
-            pending.append(writer.submit(_write, stream, buffers[-1][: block.nbytes]))
+            pending.append(writer.submit(sink.write, buffers[-1][: block.nbytes].data))
             advance(block.nbytes)
     for written in pending:
         written.result()
-
-
-def _write(stream: BinaryIO, block: np.ndarray) -> None:
-    """All of it: an unbuffered file may take less."""
-    remaining = memoryview(block.data)
-    while remaining:
-        remaining = remaining[stream.write(remaining) :]
 
 
 def _damage(path: Path) -> str:

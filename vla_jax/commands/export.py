@@ -8,6 +8,7 @@ import argparse
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from vla_jax.convert.imported_folder import IMPORT, is_imported, open_imported, 
 from vla_jax.convert.safetensors_folder import read_json
 from vla_jax.convert.weights_folder import weights_folder
 from vla_jax.parameters import Structure, matching
-from vla_jax.run_directory import new_folder
+from vla_jax.run_directory import new_folder, verify_manifest
 from vla_jax.trained_policy import TrainedPolicy, load_policy
 from vla_jax.types import InputError, Observation, Parameters
 
@@ -57,10 +58,13 @@ def _export_imported(options: argparse.Namespace) -> int:
     model = pretrained.config_of(imported.family, read_json(file), file=file)
     parameters = imported.parameters()
     num_bytes = sum(array.nbytes for array in parameters.values())
-    with weights_folder(options.out, num_bytes) as (folder, advance):
-        files = write_hugging_face(imported, folder, pretrained.shapes_of(model), advance=advance)
+    with ThreadPoolExecutor(1) as checker, weights_folder(options.out, num_bytes) as folder:
+        verified = checker.submit(verify_manifest, options.checkpoint)
+        written = write_hugging_face(imported, folder.path, pretrained.shapes_of(model), advance=folder.advance)
+        folder.digests.update(written)
+        verified.result()  # what was written so far is nothing yet
     seconds = time.perf_counter() - started
-    print(f"{options.out}: {len(files)} tensors of {imported.family}, {num_bytes:,} bytes, in {seconds:.1f} s")
+    print(f"{options.out}: {imported.family}, {num_bytes:,} bytes, in {seconds:.1f} s")
     return 0
 
 

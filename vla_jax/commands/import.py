@@ -50,8 +50,11 @@ def run(options: argparse.Namespace) -> int:
     if options.dtype is not None:
         parameters = {path: tensor.cast(np.dtype(options.dtype)) for path, tensor in parameters.items()}
     num_bytes = sum(tensor.nbytes for tensor in parameters.values())
-    with weights_folder(options.out, num_bytes) as (folder, advance):
-        write_imported(folder, options.source, options.family, parameters, missing=missing, advance=advance)
+    with weights_folder(options.out, num_bytes) as folder:
+        written = write_imported(
+            folder.path, options.source, options.family, parameters, missing=missing, advance=folder.advance
+        )
+        folder.digests.update(written)
     seconds = time.perf_counter() - started
     absent = f"; absent, as --allow-missing says: {', '.join(missing)}" if missing else ""
     print(

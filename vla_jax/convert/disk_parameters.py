@@ -148,14 +148,14 @@ def _check_copies(weights: SafetensorsFolder, names: _Names) -> None:
     """A tied tensor may lie in the file a second time, and must then say the same."""
     for copy, original in names.copies.items():
         ours, theirs = ((weights.shape(name), weights.dtype(name)) for name in (original, copy))
-        if ours != theirs or not _same_bits(weights.read(original), weights.read(copy)):
+        if ours != theirs or not same_bits(weights.read(original), weights.read(copy)):
             raise InputError(
                 f"{weights.file(copy)}: {copy} {list(theirs[0])} {theirs[1]} differs from {original} {list(ours[0])} "
                 f"{ours[1]}, to which this model ties it; config.json should perhaps say tie_word_embeddings: false"
             )
 
 
-def _same_bits(ours: np.ndarray, theirs: np.ndarray) -> bool:
+def same_bits(ours: np.ndarray, theirs: np.ndarray) -> bool:
     integers = np.dtype(f"u{ours.dtype.itemsize}")
     ours, theirs = ours.view(integers), theirs.view(integers)
     return all(np.array_equal(ours[part], theirs[part]) for part in blocks(ours.shape, integers.itemsize))

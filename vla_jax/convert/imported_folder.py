@@ -65,8 +65,7 @@ def is_imported(folder: Path) -> bool:
 
 
 def open_imported(folder: Path) -> ImportedFolder:
-    """Raises InputError where a file is missing or changed; every digest is compared."""
-    verify_manifest(folder)
+    """Digests are the caller's to verify."""
     tree = read_json(folder / IMPORT)
     if tree.get("schema_version") != SCHEMA_VERSION:
         found = tree.get("schema_version")
@@ -82,12 +81,15 @@ def write_imported(
     *,
     missing: Collection[str],
     advance: Callable[[int], None],
-) -> None:
-    """Everything but the manifest. Args: source: the Hugging Face folder; advance: as of `write_tensor_file`."""
+) -> dict[Path, str]:
+    """Everything but the manifest. Args: source: the Hugging Face folder; advance: as of `write_tensor_file`.
+
+    Returns: the sha256 of the file of parameters.
+    """
     _copy_documents(source, folder / SOURCE)
     tree = {"schema_version": SCHEMA_VERSION, "family": family, "missing": sorted(missing)}
     (folder / IMPORT).write_text(json.dumps(tree, indent=1) + "\n")
-    write_tensor_file(folder / PARAMETERS_FILE, parameters, advance=advance)
+    return {folder / PARAMETERS_FILE: write_tensor_file(folder / PARAMETERS_FILE, parameters, advance=advance)}
 
 
 def write_hugging_face(
@@ -96,7 +98,7 @@ def write_hugging_face(
     shapes: Mapping[str, jax.ShapeDtypeStruct],
     *,
     advance: Callable[[int], None],
-) -> dict[str, Path]:
+) -> dict[Path, str]:
     """The Hugging Face folder again; everything but a manifest. Args: shapes: of all the model's parameters.
 
     Returns: as `save`.
@@ -115,6 +117,7 @@ def imported_parameters(
     dispensable: Collection[str],
 ) -> dict[str, LazyTensor]:
     """As `disk_parameters`: of a policy's part, after the same checks."""
+    verify_manifest(folder)
     imported = open_imported(folder)
     if imported.family != part.family:
         raise InputError(f"{folder / IMPORT}: weights of {imported.family}, expected {part.family}")

@@ -67,29 +67,30 @@ def save(
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     advance: Callable[[int], None] = lambda num_bytes: None,
-) -> dict[str, Path]:
+) -> dict[Path, str]:
     """Writes `model.safetensors`, or shards of at most `max_shard_bytes` with their index.
 
     A single tensor above the limit has a shard of its own. Args: advance: as of `write_tensor_file`.
 
     Returns:
-        The file that each tensor lies in.
+        The sha256 of each file of weights.
     """
     shards = _shards(tensors, max_shard_bytes)
     folder.mkdir(parents=True, exist_ok=True)
     if stale := sorted(path.name for path in folder.glob("*.safetensors*")):
         raise InputError(f"{folder}: {stale[:3]} already there; name an empty folder")
     files: dict[str, Path] = {}
+    digests: dict[Path, str] = {}
     for number, shard in enumerate(shards, start=1):
         name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_tensor_file(folder / name, shard, advance=advance)
+        digests[folder / name] = write_tensor_file(folder / name, shard, advance=advance)
         files |= dict.fromkeys(shard, folder / name)
     if len(shards) > 1:
         total = sum(tensor.nbytes for shard in shards for tensor in shard.values())
         weight_map = {name: path.name for name, path in sorted(files.items())}
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    return files
+    return digests
 
 
 def _shards(
