@@ -16,6 +16,30 @@ import numpy as np
 from vla_jax.convert import targets
 from vla_jax.types import DataRequirements
 
+FACTORS = ("lora_a", "lora_b")
+"""Names of an adapter's parameters."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adapters:
+    """What a run with LoRA trained, before it is merged."""
+
+    rank: int
+    alpha: float
+    parameters: Mapping[str, np.ndarray]
+    """All of the policy's, by path; `lora_a` and `lora_b` stand beside the `kernel` that they adapt."""
+    trained: frozenset[str]
+    """Paths that trained in full."""
+
+    def base(self) -> dict[str, np.ndarray]:
+        return {path: array for path, array in self.parameters.items() if path.rpartition("/")[2] not in FACTORS}
+
+    @staticmethod
+    def factor(kernel: str, name: str) -> str:
+        """The path of the adapter's `lora_a` or `lora_b`, by its kernel's."""
+        layer, _, leaf = kernel.rpartition("/")
+        return f"{layer}/{name}" if leaf == "kernel" else ""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
@@ -34,6 +58,8 @@ class Export:
     save_tokenizer: Callable[[Path], None]
     source: dict[str, str]
     """For the model card: where the weights come from, by name."""
+    adapters: Adapters | None = None
+    """Of a run with LoRA, whose `parameters` above are merged."""
 
     @property
     def class_name(self) -> str:

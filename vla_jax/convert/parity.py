@@ -176,6 +176,10 @@ def _loaded(folder: Path) -> Iterator[Any]:
             model = model_class.from_pretrained(folder, dtype=torch.float32)
         except (ValueError, RuntimeError) as error:
             raise InputError(f"export: torch cannot load what was written ({error}); nothing was written") from error
+        if (folder / "adapter").is_dir():
+            import peft  # seconds, which no other export needs
+
+            model = peft.PeftModel.from_pretrained(model, folder / "adapter")
         with torch.no_grad():
             yield model.eval()
     finally:
