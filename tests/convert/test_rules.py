@@ -1,5 +1,6 @@
 """Rule tables: every layout in both directions, and what a table may not contain."""
 
+import dataclasses
 import pkgutil
 
 import jax
@@ -20,7 +21,7 @@ def struct(*shape: int) -> jax.ShapeDtypeStruct:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_name_and_no_path_stands_in_a_family_twice(name):
     rules = find_family(name).rules
-    paths = [path for rule in rules for path in rule.paths]
+    paths = [path for rule in rules if rule.holds is None for path in rule.paths]  # the others: in disk_tensors
     assert len({rule.disk for rule in rules}) == len(rules)
     assert len(set(paths)) == len(paths)
 
@@ -78,3 +79,12 @@ def test_a_part_is_there_whole_or_not_at_all():
     assert [tensor.name for tensor in disk_tensors(rules, {"c": struct(2)})] == ["c"]
     with pytest.raises(InputError, match=r"the model lacks \['b'\]"):
         disk_tensors(rules, {"a": struct(2), "c": struct(2)})
+
+
+def test_a_rule_may_hold_for_some_models_only():
+    fused = Rule(disk="both", paths=("gate", "up"), holds=lambda shapes: "gate" in shapes)
+    plain = Rule(disk="one", paths=("up",), holds=lambda shapes: "gate" not in shapes)
+    assert [tensor.name for tensor in disk_tensors([fused, plain], {"gate": struct(2), "up": struct(2)})] == ["both"]
+    assert [tensor.name for tensor in disk_tensors([fused, plain], {"up": struct(2)})] == ["one"]
+    with pytest.raises(AssertionError, match="two rules"):
+        disk_tensors([plain, dataclasses.replace(plain, disk="again")], {"up": struct(2)})

@@ -42,6 +42,9 @@ class Rule:
     """Leading axes of length one that only the disk tensor has (`cls_token` [1, 1, d])."""
     layers: Callable[[Mapping[str, jax.ShapeDtypeStruct]], Sequence[int]] | None = None
     """From the model's shapes: which `{layer}` on disk each of our stacked layers is; None: they count alike."""
+    holds: Callable[[Mapping[str, jax.ShapeDtypeStruct]], bool] | None = None
+    """From the model's shapes: whether its files have this tensor; None: always. For parameters that models of a family
+    store in different ways."""
 
     def matches(self, name: str) -> bool:
         return re.fullmatch(re.escape(self.disk).replace(r"\{layer\}", r"\d+"), name) is not None
@@ -114,7 +117,7 @@ def disk_tensors(rules: Sequence[Rule], shapes: Mapping[str, jax.ShapeDtypeStruc
 
     Raises InputError where a parameter has no rule, or a part of the family lacks a parameter.
     """
-    rules = _fill(rules, shapes)
+    rules = _fill([rule for rule in rules if rule.holds is None or rule.holds(shapes)], shapes)
     owners = collections.Counter(path for rule in rules for path in rule.paths)
     assert not [path for path, count in owners.items() if count > 1], "a path stands in two rules"
     if unmapped := sorted(shapes.keys() - owners.keys()):

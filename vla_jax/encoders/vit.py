@@ -11,7 +11,7 @@ from typing import Literal
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Float32, UInt8
 
 from vla_jax.nn.attention import ALL_PROJECTIONS, AttentionConfig, Projection
 from vla_jax.nn.block import BlockConfig
@@ -88,9 +88,13 @@ class VitConfig:
     positions: Positions = LearnedPositions()
     class_token: bool = True
     num_registers: int = 0
+    mask_token: bool = False
+    """True: the token that stood for hidden patches in pretraining is kept, to go out as it came. It takes no part."""
     pre_norm: bool = False
     """A layer norm before the first block (CLIP)."""
     patch_bias: bool = True
+    cropped: bool = False
+    """True: pixels to the right of and below the last whole patch are left out; False: such pictures are refused."""
     num_frames: int | None = None
     """Frames of a video that a patch spans: the kernel has an axis of time, and a still picture stands in all frames
     (Qwen3-VL: 2). None: there is no such axis."""
@@ -100,7 +104,7 @@ class VitConfig:
     remat: Remat = "full"
 
     def __post_init__(self):
-        if self.image_size % self.patch_size:
+        if self.image_size % self.patch_size and not self.cropped:
             raise InputError(f"image_size={self.image_size} is not a multiple of patch_size={self.patch_size}")
 
     @property
@@ -140,9 +144,15 @@ class PatchEmbedding(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(config.width), logical_axes=("embed",)) if config.patch_bias else None
 
     def __call__(self, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b n d"]:
-        kernel = self.kernel[...]
-        pixels = (images.astype(jnp.float32) / 255.0 - jnp.array(self.mean)) / jnp.array(self.std)
-        size = self.patch_size
+        return self.project(self.normalize(images))
+
+    def normalize(self, images: UInt8[Array, "b y x 3"]) -> Float32[Array, "b y x 3"]:
+        return (images.astype(jnp.float32) / 255.0 - jnp.array(self.mean)) / jnp.array(self.std)
+
+    def project(self, pixels: Float32[Array, "b y x 3"]) -> Float[Array, "b n d"]:
+        kernel, size = self.kernel[...], self.patch_size
+        height, width = (length - length % size for length in pixels.shape[1:3])
+        pixels = pixels[:, :height, :width]
         patches = rearrange(pixels, "b (r y) (c x) k -> b (r c) (y x k)", y=size, x=size).astype(kernel.dtype)
         if kernel.ndim == 5:  # the frames of a still are equal: one product with the sum of their kernels
             kernel = kernel.sum(axis=0, dtype=jnp.float32).astype(kernel.dtype)
@@ -156,6 +166,7 @@ class Vit(nnx.Module):
         self.patches = PatchEmbedding(config, rngs=rngs)
         self.class_token = self._table((), rngs) if config.class_token else None
         self.registers = self._table((config.num_registers,), rngs) if config.num_registers else None
+        self.mask_token = self._table((), rngs) if config.mask_token else None
         learned = config.positions
         rows = config.grid_size**2 + int(learned.of_class) if isinstance(learned, LearnedPositions) else 0
         self.positions = self._table((rows,), rngs) if rows else None
@@ -218,7 +229,8 @@ class Vit(nnx.Module):
         config, size = self.config, self.config.patch_size
         is_fixed = isinstance(config.positions, LearnedPositions) and config.positions.interpolation is None
         expected = f"{config.image_size} x {config.image_size}" if is_fixed else f"multiples of {size}"
-        if (is_fixed and (height, width) != (config.image_size,) * 2) or height % size or width % size:
+        has_rest = (height % size or width % size) and not config.cropped
+        if (is_fixed and (height, width) != (config.image_size,) * 2) or has_rest:
             raise InputError(f"pictures of {height} x {width} pixels; the encoder expects {expected}")
         return height // size, width // size
 
