@@ -46,7 +46,7 @@ class RmsNorm(nnx.Module):
 
     def __init__(self, config: RmsNormConfig, width: int):
         self.config = config
-        self.scale = nnx.Param(jnp.full(width, 1.0 - config.offset), logical_axes=("feature",))
+        self.scale = nnx.Param(jnp.full(width, 1.0 - config.offset, jnp.float32), logical_axes=("feature",))
 
     def __call__(self, x: Float[Array, "*rest d"]) -> Float[Array, "*rest d"]:
         x32 = x.astype(jnp.float32)
