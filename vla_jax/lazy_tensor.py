@@ -117,8 +117,9 @@ def copy(target: np.ndarray, source: np.ndarray) -> None:
     if target.dtype == source.dtype:
         integers = np.dtype(f"u{target.dtype.itemsize}")
         target, source = target.view(integers), source.view(integers)
-    for tile in _tiles(source):
-        target[tile] = source[tile]
+    with np.errstate(over="ignore"):  # infinities are for whoever checks what was copied
+        for tile in _tiles(source):
+            target[tile] = source[tile]
 
 
 def _tiles(source: np.ndarray) -> Iterable[Any]:

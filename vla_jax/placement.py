@@ -12,6 +12,7 @@ import numpy as np
 
 from vla_jax.lazy_tensor import BLOCK_BYTES, Index, LazyTensor, blocks, index_shape
 
+HOST_PLATFORM = "cpu"
 ALIGNMENT = 64
 """Bytes; XLA on the CPU takes such memory over as it is and copies other."""
 
@@ -36,12 +37,12 @@ def _put(tensor: LazyTensor, index: Index, devices: list[jax.Device | None]) -> 
     """One part, on each of the devices."""
     shape = index_shape(index)
     size = int(np.prod(shape)) * tensor.dtype.itemsize
-    if size <= BLOCK_BYTES or (devices[0] or jax.devices()[0]).platform == "cpu":
+    if size <= BLOCK_BYTES or (devices[0] or jax.devices()[0]).platform == HOST_PLATFORM:
         buffer = _aligned(shape, tensor.dtype)
         tensor.fill(buffer, index)
         return [jax.device_put(buffer, device) for device in devices]
     wholes = [jnp.zeros(shape, tensor.dtype, device=device) for device in devices]
-    for part in blocks(shape, tensor.dtype.itemsize):
+    for part in blocks(shape, tensor.dtype.itemsize, BLOCK_BYTES):
         starts = [inner.start for inner in part]
         there = (slice(outer.start + i.start, outer.start + i.stop) for outer, i in zip(index, part, strict=True))
         block = tensor.read(tuple(there))

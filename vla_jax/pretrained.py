@@ -20,7 +20,8 @@ from vla_jax.convert.rules import find_family
 from vla_jax.parameters import abstract
 from vla_jax.types import InputError
 
-ROOMS = ("encoders", "language", "vlms")
+ROOMS = ("vlms", "encoders", "language")
+"""A joined model comes before its halves, whose modules have the same name."""
 
 
 class ModelConfig(Protocol):

@@ -121,7 +121,7 @@ def _stream(
     buffers = [np.empty(BLOCK_BYTES, np.uint8) for _ in range(2)]
     pending: deque[Future] = deque()
     for tensor in tensors.values():
-        for index in blocks(tensor.shape, tensor.dtype.itemsize):
+        for index in blocks(tensor.shape, tensor.dtype.itemsize, BLOCK_BYTES):
             if len(pending) == len(buffers):
                 pending.popleft().result()
             buffers.append(buffers.pop(0))
@@ -146,7 +146,7 @@ def _damage(path: Path) -> str:
         try:
             header = json.loads(stream.read(length))
             data = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return f"its header is damaged, {size} bytes in all"
     if 8 + length + data == size:
         return f"its header is damaged: dtypes, shapes or offsets do not agree, {size} bytes in all"

@@ -13,6 +13,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from vla_jax.convert.load import load_pretrained
+from vla_jax.convert.rules import find_family
 from vla_jax.convert.safetensors_folder import INDEX, SINGLE
 from vla_jax.convert.save import disk_arrays, save
 from vla_jax.encoders.clip import ClipConfig, clip_tiny
@@ -21,6 +22,7 @@ from vla_jax.policies.base import PretrainedPart
 from vla_jax.types import InputError
 
 CONFIG = clip_tiny(vocab_size=300)
+TOKENS = "text_model.embeddings.token_embedding.weight"
 QUERY = "vision_model.encoder.layers.1.self_attn.q_proj.weight"
 
 
@@ -163,6 +165,48 @@ def test_settings_of_early_releases_win_over_their_section(parameters, folder):
     assert_same_bits(read(folder), parameters)
 
 
+def test_a_parameter_that_may_be_missing_stays_away(parameters, folder):
+    rewrite(folder, **{"visual_projection.weight": None})
+    with pytest.raises(InputError, match=r"visual_projection\.weight"):
+        read(folder)
+    found = read(folder, allow_missing=("clip/vision_projection/.*",))
+    assert_same_bits(found, {path: a for path, a in parameters.items() if path != "clip/vision_projection/kernel"})
+    assert_same_bits(read(folder.parent / "weights", allow_missing=("clip/vision_.*",)), found)
+
+
+def test_what_may_be_missing_must_be_a_parameter_and_is_missing_whole(folder):
+    with pytest.raises(InputError, match=r"no parameter matches \['clip/visual.*'\]"):
+        read(folder, allow_missing=("clip/visual.*",))
+    rewrite(folder, query=None)  # one layer of three
+    with pytest.raises(InputError, match=rf"1 of \d+ tensors are missing: \['{QUERY}'\]"):
+        read(folder, allow_missing=("clip/vision/.*",))
+
+
+@pytest.fixture
+def tied(monkeypatch):
+    """CLIP with a table that may lie in the file a second time."""
+    family = dataclasses.replace(find_family("clip"), tied={"lm_head.weight": TOKENS})
+    monkeypatch.setattr("vla_jax.convert.families.clip.FAMILY", family)
+
+
+def test_a_tied_tensor_may_lie_in_the_file_a_second_time(parameters, folder, tied):
+    rewrite(folder, **{"lm_head.weight": load_file(folder / SINGLE)[TOKENS]})
+    assert_same_bits(read(folder), parameters)
+    assert "lm_head.weight" not in dict(disk_arrays("clip", parameters, prefix="clip"))
+
+
+@pytest.mark.parametrize("change", ["value", "sign of zero", "shape", "dtype"])
+def test_a_tied_tensor_that_differs_is_refused(folder, tied, change):
+    tokens = load_file(folder / SINGLE)[TOKENS]
+    tokens[7, 3] = 0.0
+    copy = tokens.astype(np.float16) if change == "dtype" else tokens[:-1] if change == "shape" else tokens.copy()
+    copy[7, 3] = {"value": 1e-30, "sign of zero": -0.0}.get(change, 0.0)
+    rewrite(folder, **{TOKENS: tokens, "lm_head.weight": copy})
+    with pytest.raises(InputError, match=f"lm_head.weight .* differs from {TOKENS} .*tie_word_embeddings") as error:
+        read(folder)
+    assert str(folder / SINGLE) in str(error.value)
+
+
 # ---- what must be refused
 
 
@@ -208,6 +252,7 @@ def query(pristine) -> np.ndarray:
         ),
         ({"query": np.zeros((24, 24), np.float16)}, f"{QUERY} is float16, expected float32"),
         ({"query": np.zeros((24, 24), np.int8)}, f"{QUERY} is i8, expected float32"),
+        ({"../../etc/passwd": np.zeros(3, np.float32)}, r"no place in this model: \['../../etc/passwd'\]"),
         ({"query": np.full((24, 24), np.nan, np.float32)}, f"{QUERY} holds 576 values that are not finite"),
         ({"logit_scale": np.array(np.inf, np.float32)}, "logit_scale holds 1 values that are not finite"),
         (
@@ -272,6 +317,18 @@ def test_a_folder_without_safetensors_says_what_it_has(tmp_path):
         read(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
         read(tmp_path / "nowhere")
+
+
+def test_a_value_beyond_the_dtype_that_is_asked_for_is_refused(folder):
+    rewrite(folder, query=np.full((24, 24), 1e6, np.float32))
+    with pytest.raises(InputError, match=f"{QUERY} holds values beyond float16"):
+        read(folder, dtype=np.float16, disk_dtype="float32")
+
+
+def test_nothing_is_read_before_all_headers_are_checked(folder, monkeypatch):
+    rewrite(folder, query=np.full((24, 24), np.nan, np.float32), logit_scale=np.zeros(2, np.float32))
+    with pytest.raises(InputError, match="logit_scale has shape"):
+        read(folder)
 
 
 def test_two_names_for_one_tensor_are_refused(folder):

@@ -83,7 +83,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such file; a Hugging Face folder with {path.name} is expected")
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable JSON ({error}); fetch it again") from error
     if not isinstance(tree, dict):
         raise InputError(f"{path}: found {type(tree).__name__}, expected an object; fetch it again")
