@@ -36,9 +36,11 @@ def build_theirs(family: str, config, *, kind: str = "ForCausalLM", **more):
     return getattr(transformers, f"{name}{kind}")(settings)
 
 
-def build_twins(family: str, folder: Path, config=None) -> Twins:
+def build_twins(family: str, folder: Path, config=None, *, embedding_scale: float = 1.0) -> Twins:
     config = config or FAMILIES[family][0].tiny()
     theirs = randomize(build_theirs(family, config), norm_offset=NORM_OFFSETS.get(family, 1.0))
+    with torch.no_grad():
+        theirs.get_input_embeddings().weight.mul_(embedding_scale)
     theirs.save_pretrained(folder)
     return Twins(family, config, folder, theirs, ours_from(folder, family, config))
 
