@@ -24,7 +24,7 @@ from vla_jax.nn.block import plain_block
 from vla_jax.nn.linear import linear
 from vla_jax.nn.mlp import ACTIVATION_NAMES, Activation
 from vla_jax.nn.norms import l2_normalize, layer_norm
-from vla_jax.nn.stack import Remat, StackConfig
+from vla_jax.nn.stack import NO_TAPS, Remat, StackConfig, StackOutput, Taps
 from vla_jax.types import InputError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -42,6 +42,8 @@ class ClipTextConfig:
     """Rows of the position table; shorter texts are welcome."""
     activation: Activation = "quick_gelu"
     epsilon: float = 1e-5
+    causal: bool = True
+    """False: every token attends to all (SigLIP)."""
     remat: Remat = "full"
 
     def build(self, rngs: nnx.Rngs) -> "ClipText":
@@ -65,11 +67,16 @@ class ClipText(nnx.Module):
 
     def __call__(self, ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Float[Array, "b t d"]:
         """LN_final(f_l) of every token. An id outside the vocabulary gives NaN, never another token's row."""
+        return self.final_norm(self.hidden(ids, mask).tokens)
+
+    def hidden(self, ids: Int[Array, "b t"], mask: Bool[Array, "b t"], *, taps: Taps = NO_TAPS) -> StackOutput:
+        """Output of the stack before the final norm, and what `taps` ask for."""
         length, limit = ids.shape[-1], self.config.max_length
         if length > limit:
-            raise InputError(f"text_length={length}: CLIP's position table has {limit} rows; at most {limit} expected")
+            raise InputError(f"text_length={length}: the position table has {limit} rows; at most {limit} expected")
         x = jnp.take(self.tokens[...], ids, axis=0, mode="fill") + self.positions[...][:length]
-        return self.final_norm(self.stack(x, mask=masks.causal(length) & mask[:, None, :]))
+        order = masks.causal(length) if self.config.causal else jnp.ones((length, length), bool)
+        return self.stack.run(x, taps, mask=order & mask[:, None, :])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
