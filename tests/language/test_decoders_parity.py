@@ -35,6 +35,7 @@ from vla_jax.nn import attention as attention_module
 from vla_jax.nn import masks
 from vla_jax.nn.attention import Attention, Projections, attend
 from vla_jax.nn.norms import RmsNormConfig
+from vla_jax.nn.stack import Taps
 from vla_jax.types import InputError
 
 torch = pytest.importorskip("torch")
@@ -93,6 +94,22 @@ def test_all_hidden_states_and_logits_under_padding(twins, left):
     assert relative_error(at_valid(logits, valid), at_valid(expected.logits, valid)) <= BAR
     last_only = twins.ours.logits(states[-1][:, -1])
     np.testing.assert_allclose(last_only, logits[:, -1], rtol=1e-5, atol=1e-5)
+
+
+def test_keys_and_values_of_every_layer_are_those_of_their_cache(twins):
+    ids, valid, mask, positions = causal_case(left=False)
+    with torch.no_grad():
+        inputs = dict(zip(("input_ids", "attention_mask", "position_ids"), as_torch(ids, valid, positions)))
+        cache = twins.theirs(**inputs, use_cache=True).past_key_values
+    taps = Taps(projections=range(twins.config.decoder.num_layers))
+    x, rotation = twins.ours.embed(jnp.asarray(ids)), twins.ours.rotation(jnp.asarray(positions))
+
+    found = twins.ours.hidden(x, mask=jnp.asarray(mask), rotation=rotation, taps=taps).projections
+
+    for layer, theirs in enumerate(cache.layers):
+        for ours, expected in ((found.key[layer], theirs.keys), (found.value[layer], theirs.values)):
+            seen = valid[:, :, None]
+            assert relative_error(at_valid(ours, seen), at_valid(expected.transpose(1, 2), seen)) <= BAR
 
 
 def test_any_mask_and_explicit_positions(twins):

@@ -80,8 +80,7 @@ class Decoder(nnx.Module):
         self.tokens = nnx.Param(table, logical_axes=("vocab", "embed"))
         self.stack = StackConfig(block=config.block(), num_layers=config.num_layers, remat=config.remat).build(rngs)
         self.final_norm = config.norm.build(config.width, rngs)
-        axes = ("embed", "vocab")
-        self.head = None if config.tied_head else linear(*self.tokens.shape[::-1], axes, use_bias=False, rngs=rngs)
+        self.head = None if config.tied_head else _head(config, rngs)
 
     def embed(self, ids: Int[Array, "*b n"]) -> Float[Array, "*b n d"]:
         """An id outside the vocabulary gives NaN, never another token's row."""
@@ -156,3 +155,7 @@ class Decoder(nnx.Module):
         indices = jnp.arange(self.config.num_layers)
         (x, cache), _ = jax.lax.scan(body, (x, cache), (self.stack.blocks, indices))
         return self.final_norm(x), cache
+
+
+def _head(config: DecoderConfig, rngs: nnx.Rngs) -> nnx.Linear:
+    return linear(config.width, config.vocab_size, ("embed", "vocab"), use_bias=False, rngs=rngs)

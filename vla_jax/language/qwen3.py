@@ -58,8 +58,8 @@ PRESETS = {"qwen3_0_6b": qwen3_0_6b, "qwen3_1_7b": qwen3_1_7b, "qwen3_4b": qwen3
 def tiny() -> Qwen3Config:
     """The CPU twin: sizes that differ from one another."""
     release = _release(width=24, num_layers=3, num_heads=4, mlp_width=40)
-    sizes = {"num_key_value_heads": 2, "head_width": 10, "vocab_size": 99, "max_length": 64}
-    return Qwen3Config(decoder=dataclasses.replace(release.decoder, **sizes))
+    decoder = dataclasses.replace(release.decoder, num_key_value_heads=2, head_width=10, vocab_size=99, max_length=64)
+    return Qwen3Config(decoder=decoder)
 
 
 def _release(*, width: int, num_layers: int, num_heads: int, mlp_width: int) -> Qwen3Config:
