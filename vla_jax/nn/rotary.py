@@ -35,8 +35,12 @@ def rotation(angles: Float[Array, "*b n k"]) -> Rotation:
 
 def frequencies(head_width: int, theta: float) -> Float[np.ndarray, "k"]:
     """theta^(-2 i / f), float32 as published code computes them."""
-    exponents = np.arange(0, head_width, 2, dtype=np.float32) / np.float32(head_width)
-    return (1.0 / np.float32(theta) ** exponents).astype(np.float32)
+    return _inverse_powers(theta, np.arange(0, head_width, 2, dtype=np.float32) / np.float32(head_width))
+
+
+def _inverse_powers(theta: float, exponents: Float[np.ndarray, "k"]) -> Float[np.ndarray, "k"]:
+    """As torch rounds them; numpy's float32 power is a bit off in one of five, 3e-5 of a cosine at position 4000."""
+    return np.float32(1) / (np.float64(theta) ** exponents.astype(np.float64)).astype(np.float32)
 
 
 def text_rotation(positions: Int[Array, "b n"], head_width: int, theta: float) -> Rotation:
@@ -62,7 +66,7 @@ def multimodal_rotation(
 
 def axial_rotation(rows: int, columns: int, head_width: int, theta: float) -> Rotation:
     """By the patch centre's row, then column, each in -1..1 over the grid (DINOv3). Row-major; [r * c, f]."""
-    frequency = 1 / np.float32(theta) ** np.arange(0, 1, 4 / head_width, dtype=np.float32)
+    frequency = _inverse_powers(theta, np.arange(0, 1, 4 / head_width, dtype=np.float32))
     centres = [2 * (np.arange(0.5, size, dtype=np.float32) / np.float32(size)) - 1 for size in (rows, columns)]
     places = np.stack(np.meshgrid(*centres, indexing="ij"), axis=-1).reshape(-1, 2)
     return rotation(jnp.asarray((2 * np.pi * places[:, :, None] * frequency).reshape(len(places), -1), jnp.float32))
