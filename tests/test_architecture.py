@@ -36,11 +36,15 @@ ARROWS: list[tuple[str, tuple[str, ...]]] = [
     ("vla_jax/language", ("vla_jax.language", "vla_jax.nn", "vla_jax.types")),
     ("vla_jax/fusion", ("vla_jax.fusion", "vla_jax.nn", "vla_jax.types")),
     ("vla_jax/actions", ("vla_jax.actions", "vla_jax.nn", "vla_jax.types")),
+    (
+        "vla_jax/vlms",
+        ("vla_jax.vlms", "vla_jax.encoders", "vla_jax.language", "vla_jax.fusion", "vla_jax.nn", "vla_jax.types"),
+    ),
     ("vla_jax/policies/base.py", ("vla_jax.types",)),
     (
         "vla_jax/policies",
         ("vla_jax.policies.base", "vla_jax.encoders", "vla_jax.language", "vla_jax.fusion", "vla_jax.actions")
-        + ("vla_jax.nn", "vla_jax.types"),
+        + ("vla_jax.vlms", "vla_jax.nn", "vla_jax.types"),
     ),
     (
         "vla_jax/training",
@@ -113,6 +117,7 @@ def test_rooms_import_only_along_the_arrows(file):
         ("vla_jax/training/x.py", "vla_jax.policies.ef_vla"),
         ("data_pipelines/x.py", "vla_jax.sharding"),
         ("vla_jax/nn/x.py", "vla_jax.encoders.vit"),
+        ("vla_jax/encoders/x.py", "vla_jax.vlms.qwen3_vl"),
     ],
 )
 def test_the_arrow_test_catches_a_wrong_import(file, name):
