@@ -3,7 +3,9 @@
 Command   python train.py --config configs/ef_vla_bridge.py --data.root DATA --policy.clip-weights CLIP_FOLDER \
               --tokenizer.path CLIP_FOLDER --run-dir RUN
           CLIP_FOLDER: a local Hugging Face copy of openai/clip-vit-large-patch14.
-Variants  tiny (CPU twin, random weights), b16, b32 (CLIP sizes), large (ef_vla_l), wo_clip_vision (ablation)
+Variants  tiny (CPU twin, random weights), b16, b32 (CLIP sizes), large (ef_vla_l), wo_clip_vision (ablation), lora
+          (adapters on CLIP's attention train, too: a fine-tune of CLIP with 0.5 % of its parameters; with
+          --init-from RUN from a pretrained policy), tiny_lora
 Chips     One 80 GB GPU or a v5e-8 holds it. By arithmetic, not measured: the forward pass of CLIP L/14 over 12
           steps of one camera costs 1.9 TFLOP a sample, so 40,000 steps of 64 take about 17 v5e chip-hours at 40 %
           of peak.
@@ -19,6 +21,7 @@ from data_pipelines.action_spaces import relative_pose
 from data_pipelines.config import CropConfig, DataConfig, MixtureEntry
 from vla_jax.config import RunConfig
 from vla_jax.language.tokenizer import TokenizerConfig
+from vla_jax.nn.lora import LoraConfig
 from vla_jax.policies import ef_vla
 from vla_jax.training.augmentation import ColorJitterConfig
 from vla_jax.training.optimizer import OptimizerConfig
@@ -46,6 +49,14 @@ def wo_clip_vision() -> RunConfig:
     return _run("ef_wo_clip_vision_bridge", ef_vla.ef_wo_clip_vision(ACTION_SPACE))
 
 
+def lora() -> RunConfig:
+    return _with_adapters(get_config(), "ef_vla_bridge_lora", rank=16)
+
+
+def tiny_lora() -> RunConfig:
+    return _with_adapters(tiny(), "ef_vla_bridge_tiny_lora", rank=2)
+
+
 def tiny() -> RunConfig:
     config = get_config()
     return dataclasses.replace(
@@ -61,6 +72,14 @@ def tiny() -> RunConfig:
         checkpoint_every=20,
         allow_random_frozen=True,
     )
+
+
+def _with_adapters(config: RunConfig, name: str, *, rank: int) -> RunConfig:
+    """CLIP is adapted; everything but CLIP trains in full."""
+    adapters = LoraConfig(
+        targets=("clip/.*/attention/(query|value)",), rank=rank, alpha=2.0 * rank, trained=("(?!clip/).*",)
+    )
+    return dataclasses.replace(config, name=name, lora=adapters)
 
 
 def _short_horizon():

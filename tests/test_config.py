@@ -13,7 +13,7 @@ from vla_jax.types import InputError
 RECIPES = [
     f"configs/{name}.py{variant}"
     for name, variants in {
-        "ef_vla_bridge": ("", ":tiny", ":b16", ":b32", ":large", ":wo_clip_vision"),
+        "ef_vla_bridge": ("", ":tiny", ":b16", ":b32", ":large", ":wo_clip_vision", ":lora", ":tiny_lora"),
         "ef_vla_oxe": ("", ":tiny", ":large", ":magic_soup"),
         "tabletop_ef_vla": ("", ":tiny"),
     }.items()
