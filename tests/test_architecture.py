@@ -34,6 +34,10 @@ ARROWS: list[tuple[str, tuple[str, ...]]] = [
     ("vla_jax/nn", ("vla_jax.nn", "vla_jax.types")),
     ("vla_jax/encoders", ("vla_jax.encoders", "vla_jax.nn", "vla_jax.types")),
     ("vla_jax/language", ("vla_jax.language", "vla_jax.nn", "vla_jax.types")),
+    (
+        "vla_jax/segmentation",
+        ("vla_jax.segmentation", "vla_jax.encoders.sam", "vla_jax.nn", "vla_jax.parameters", "vla_jax.types"),
+    ),
     ("vla_jax/fusion", ("vla_jax.fusion", "vla_jax.nn", "vla_jax.types")),
     ("vla_jax/actions", ("vla_jax.actions", "vla_jax.nn", "vla_jax.types")),
     (

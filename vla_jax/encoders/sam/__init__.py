@@ -7,7 +7,7 @@ their longer side; `vla_jax/segmentation` makes them so, and masks of the origin
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from flax import nnx
 from jaxtyping import Array, UInt8
@@ -179,8 +179,7 @@ def _ours(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, An
 
 
 def _activation(settings: Mapping[str, Any]) -> Activation:
-    found = {theirs: ours for ours, theirs in ACTIVATION_NAMES.items()}.get(settings["hidden_act"])
-    if found is None:
-        known = sorted(ACTIVATION_NAMES.values())
-        raise InputError(f"config.json: hidden_act is {settings['hidden_act']!r}, expected one of {known}")
-    return found
+    known = {theirs: ours for ours, theirs in ACTIVATION_NAMES.items()}
+    if settings["hidden_act"] not in known:
+        raise InputError(f"config.json: hidden_act is {settings['hidden_act']!r}, expected one of {sorted(known)}")
+    return cast(Activation, known[settings["hidden_act"]])
