@@ -4,7 +4,7 @@
         boxes.npy    float32[step, k, 4]: left, upper, right, lower in shares of the picture; all episodes in order
         mask.npy     bool[step, k]
         target.npy   int32[step]: the box that the task is about, or -1; may be absent
-        boxes.json   `index`: the digest of the index that the steps are counted by
+        boxes.json   `index`: the digest of the index that the steps are counted by; what they were made with
 
 DFA-VLA reads boxes of SAM, made once and offline. Axes: w window, k boxes.
 """
@@ -12,7 +12,9 @@ DFA-VLA reads boxes of SAM, made once and offline. Axes: w window, k boxes.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,12 +48,13 @@ def boxes_folder(index: Index, slot: str, cache: Path) -> Path:
     return split_cache(index.directory, index.split, cache) / f"boxes-{slot}"
 
 
-def write_boxes(folder: Path, index: Index, boxes: Boxes) -> None:
+def write_boxes(folder: Path, index: Index, boxes: Boxes, *, about: Mapping[str, Any] | None = None) -> None:
+    """Args: about: further entries of boxes.json, which nothing here reads."""
     with new_folder(folder) as temporary:
         np.save(temporary / "boxes.npy", boxes.boxes)
         np.save(temporary / "mask.npy", boxes.mask)
         np.save(temporary / "target.npy", boxes.target)
-        (temporary / "boxes.json").write_text(json.dumps({"index": index.digest}) + "\n")
+        (temporary / "boxes.json").write_text(json.dumps({"index": index.digest} | dict(about or {})) + "\n")
 
 
 def open_boxes(index: Index, requirement: BoxRequirement, cache: Path) -> Boxes:
