@@ -1,5 +1,8 @@
 """What the decoder core offers beside a plain pass: spans, extra keys and values, additions, taps."""
 
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,6 +120,21 @@ def test_a_train_step_is_compiled_once(decoder, inputs):
 
     step(step(parameters))
     assert step._cache_size() == 1
+
+
+def test_a_range_of_layers_copies_no_parameters():
+    config = dataclasses.replace(CONFIG, width=64, mlp_width=512, num_layers=16)
+    structure = abstract(lambda: config.build(nnx.Rngs(0)))
+
+    def run(parameters, x):
+        model, mask = structure.merge(parameters), masks.causal(4)
+        rotation = model.rotation(jnp.arange(4)[None])
+        first = model.hidden(x, mask=mask, rotation=rotation, span=(0, 3), taps=Taps([1])).tokens
+        return model.hidden(first, mask=mask, rotation=rotation, span=(3, None)).tokens
+
+    compiled = jax.jit(run).lower(structure.shapes(), jax.ShapeDtypeStruct((1, 4, 64), jnp.float32)).compile()
+    layer = 4 * sum(math.prod(s.shape[1:]) for path, s in structure.shapes().items() if path.startswith("stack/"))
+    assert compiled.memory_analysis().temp_size_in_bytes < 3 * layer
 
 
 def test_parameters_know_their_axes():

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from vla_jax.nn.attention import KeyValue, Projections
 from vla_jax.nn.block import Block, BlockConfig
@@ -78,11 +78,12 @@ class Stack(nnx.Module):
         start, stop = self.bounds(span)
         keys = None if key is None else jax.random.split(key, self.num_layers)[start:stop]
 
-        def body(x: Array, layer: tuple[Block, KeyValue | None, Key[Array, ""] | None]) -> tuple[Array, None]:
-            block, block_extra, block_key = layer
+        def body(x: Array, layer: tuple) -> tuple[Array, None]:
+            number, block_extra, block_key = layer
+            block = self._block(number)
             return block(x, memory, mask=mask, rotation=rotation, key=block_key, extra=block_extra), None
 
-        return jax.lax.scan(self._checkpointed(body), x, (self.layers((start, stop)), extra, keys))[0]
+        return jax.lax.scan(self._checkpointed(body), x, (self._numbers((start, stop)), extra, keys))[0]
 
     def run(
         self,
@@ -117,7 +118,8 @@ class Stack(nnx.Module):
             layers = list(run)
 
             def body(x: Array, layer: tuple, keep=(has_layers, has_projections)):
-                block, block_extra, addition = layer
+                number, block_extra, addition = layer
+                block = self._block(number)
                 projections = block.projections(x, rotation=rotation)
                 x = block.finish(x, block.attention.combine(projections, mask=mask, extra=block_extra))
                 x = x if addition is None else x + addition
@@ -126,7 +128,7 @@ class Stack(nnx.Module):
             part = (layers[0], layers[-1] + 1)
             inputs = (extra, additions if has_addition else None)
             inputs = jax.tree.map(lambda a, part=part: a[part[0] - start : part[1] - start], inputs)
-            x, kept = jax.lax.scan(self._checkpointed(body), x, (self.layers(part), *inputs))
+            x, kept = jax.lax.scan(self._checkpointed(body), x, (self._numbers(part), *inputs))
             found["layers"].append(kept[0])
             found["projections"].append(kept[1])
         layers, projections = (_joined(parts) for parts in found.values())
@@ -141,6 +143,20 @@ class Stack(nnx.Module):
 
     def block(self, index: int) -> Block:
         return jax.tree.map(lambda stacked: stacked[index], self.blocks)
+
+    def _numbers(self, span: Span) -> Block | Int[Array, "b"]:
+        """What a scan over `span` goes through: the blocks where they are all, else their numbers.
+
+        A slice of the stacked parameters would be a copy of them. Over the whole stack the blocks themselves are
+        better: their gradients then come out stacked, and are not added to a sum in each step.
+        """
+        start, stop = span
+        return self.blocks if (start, stop) == (0, self.num_layers) else jnp.arange(start, stop)
+
+    def _block(self, number: Block | Int[Array, ""]) -> Block:
+        if isinstance(number, Block):
+            return number
+        return jax.tree.map(lambda all: jax.lax.dynamic_index_in_dim(all, number, keepdims=False), self.blocks)
 
     def bounds(self, span: Span) -> tuple[int, int]:
         start, stop = span[0], self.num_layers if span[1] is None else span[1]
