@@ -49,17 +49,18 @@ def attend(
 
     A row that may attend to nothing gives the mean of all values: rows of padding, which nobody reads.
     """
-    groups = key.shape[2]
-    query = query.reshape(*query.shape[:2], groups, -1, query.shape[-1])
-    scores = jnp.einsum("bqgrf,bkgf->bgrqk", query, key, preferred_element_type=jnp.float32)
-    scores = scores * (query.shape[-1] ** -0.5)
+    batch, _, groups, width = key.shape
+    query = query.reshape(batch, query.shape[1], groups, -1, width)
+    # Scores stay as the product lays them out, [b, g, q, r, k]: to transpose them costs more than the product does.
+    scores = jnp.einsum("bqgrf,bkgf->bgqrk", query, key, preferred_element_type=jnp.float32) * width**-0.5
     if bias is not None:
-        scores = scores + bias.reshape(scores.shape)
+        scores = scores + bias.reshape(batch, groups, -1, *bias.shape[2:]).swapaxes(2, 3)
     if mask is not None:
-        scores = jnp.where(mask if mask.ndim == 2 else mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+        mask = mask[:, None] if mask.ndim == 2 else mask[:, None, :, None]
+        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    attended = jnp.einsum("bgrqk,bkgf->bqgrf", weights, value)
-    return attended.reshape(*attended.shape[:2], -1, attended.shape[-1])
+    attended = jnp.einsum("bgqrk,bkgf->bgqrf", weights, value).swapaxes(1, 2)
+    return attended.reshape(batch, attended.shape[1], -1, width)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
