@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.parity import BAR, relative_error
+from tests.parity import BAR, ours_from, randomize, relative_error
 from vla_jax.encoders import sam
 from vla_jax.parameters import split
 from vla_jax.segmentation.box_detector import BoxDetector
@@ -222,3 +222,32 @@ def test_pictures_of_several_shapes_have_boxes_in_shares_of_their_own():
     wide = np.minimum(OBJECTS, (40, 24, 40, 24)) / np.float32([40, 24, 40, 24])
     for found, given, expected in zip(boxes, mask, (square, wide, square, square)):
         assert sorted(found[given].tolist()) == sorted(expected.astype(np.float32).tolist())
+
+
+def test_proposals_of_a_picture_are_those_of_transformers(processor, tmp_path):
+    """SAM itself with random weights, a picture that is enlarged and padded; without thresholds all are kept."""
+    from transformers import SamConfig, SamModel
+
+    model = randomize(SamModel(SamConfig(**sam.tiny().settings())), scale=0.5)
+    with torch.no_grad():
+        model.mask_decoder.upscale_conv2.bias.sub_(2)  # masks of some pixels, not of nearly all
+    model.save_pretrained(tmp_path)
+    ours, picture = ours_from(tmp_path, "sam", sam.tiny()), np.random.default_rng(3).integers(0, 256, (18, 30, 3))
+    picture = picture.astype(np.uint8)
+    given = processor(picture, return_tensors="pt")
+    points = torch.tensor(point_grid(3) * given["reshaped_input_sizes"][0].tolist()[::-1])[None, :, None].float()
+    with torch.no_grad():
+        answer = model(pixel_values=given["pixel_values"], input_points=points)
+    masks = processor.post_process_masks(answer.pred_masks, [(18, 30)], given["reshaped_input_sizes"], binarize=False)
+    limits = {"pred_iou_thresh": -1e9, "stability_score_thresh": -1e9}
+    _, quality, boxes = processor.filter_masks(masks[0], answer.iou_scores[0], (18, 30), (0, 0, 30, 18), **limits)
+
+    generation = MaskGeneration(points=3, points_at_once=4)
+    propose = jax.jit(lambda model, images: generation(model, images, (18, 30)))
+    found = jax.tree.map(lambda array: np.asarray(array[0]), propose(ours, jnp.asarray(fit(picture, 40))[None]))
+    seen = found.areas > 0
+    assert seen.sum() > 9
+    assert relative_error(found.quality, quality) <= BAR
+    np.testing.assert_array_equal(found.boxes[seen] - [0, 0, 1, 1], boxes.numpy()[seen])
+    np.testing.assert_array_equal(found.areas, (masks[0] > 0).sum((-1, -2)).flatten())
+    assert len(np.unique(found.boxes, axis=0)) > 9
