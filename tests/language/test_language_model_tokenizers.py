@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from vla_jax.language.prompts import OPENVLA, OPENVLA_V01, Prompt
+from vla_jax.language.prompts import OPENVLA, OPENVLA_V01, PromptTemplate
 from vla_jax.language.tokenizer import TokenizerConfig
 from vla_jax.types import InputError
 
@@ -227,7 +227,7 @@ def test_a_prompt_ends_with_token_29871(prompt, tmp_path):
 
 def test_what_already_ends_with_the_last_token_gets_no_second(tmp_path):
     folder = write(tmp_path / "llama", llama_backend(32_000), LLAMA)
-    spaced = Prompt(template="Out: {instruction}", last_token="▁")
+    spaced = PromptTemplate(template="Out: {instruction}", last_token="▁")
     ids, mask = TokenizerConfig(path=str(folder), pad_token="<unk>").build(32, prompt=spaced)([" "])
     assert ids[0][mask[0]][-1] == 29871
     assert ids[0][mask[0]][-2] != 29871
@@ -249,6 +249,6 @@ def test_words_of_a_long_instruction_give_way_to_the_end_of_the_prompt(llama_fol
 
 def test_prompts_without_a_place_or_a_token_are_refused(qwen_folder):
     with pytest.raises(InputError, match="is expected in it once"):
-        Prompt(template="What now?")
+        PromptTemplate(template="What now?")
     with pytest.raises(InputError, match="found no token '▁'"):
         TokenizerConfig(path=str(qwen_folder)).build(64, prompt=OPENVLA)

@@ -13,7 +13,7 @@ PLACE = "{instruction}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Prompt:
+class PromptTemplate:
     template: str
     """`{instruction}` stands once, where the instruction goes."""
     last_token: str | None = None
@@ -27,8 +27,8 @@ class Prompt:
         return self.template.replace(PLACE, instruction.lower())
 
 
-OPENVLA = Prompt(template="In: What action should the robot take to {instruction}?\nOut:", last_token="▁")
-OPENVLA_V01 = Prompt(
+OPENVLA = PromptTemplate(template="In: What action should the robot take to {instruction}?\nOut:", last_token="▁")
+OPENVLA_V01 = PromptTemplate(
     template="A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
     "detailed, and polite answers to the user's questions. USER: What action should the robot take to {instruction}? "
     "ASSISTANT:",

@@ -25,7 +25,7 @@ import numpy as np
 import tokenizers
 from jaxtyping import Bool, Int
 
-from vla_jax.language.prompts import Prompt
+from vla_jax.language.prompts import PromptTemplate
 from vla_jax.types import InputError
 
 START, END, PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
@@ -63,7 +63,9 @@ class TokenizerConfig:
     pad_token: str | None = None
     """In place of the one that the folder names. Llama-2's names none; `</s>` or `<unk>` serve: padding is masked."""
 
-    def build(self, text_length: int, max_vocab_size: int | None = None, prompt: Prompt | None = None) -> "Tokenizer":
+    def build(
+        self, text_length: int, max_vocab_size: int | None = None, prompt: PromptTemplate | None = None
+    ) -> "Tokenizer":
         """Args: text_length: number of ids a text becomes, special tokens and prompt included. max_vocab_size: of the
         reader. prompt: what each text is put into.
         """
@@ -92,7 +94,7 @@ class Tokenizer:
         special_tokens: dict[str, str],
         text_length: int,
         *,
-        prompt: Prompt | None = None,
+        prompt: PromptTemplate | None = None,
         source: str,
     ):
         """Args: special_tokens: by Hugging Face key (`pad_token`, ...). source: what error messages name."""
@@ -175,7 +177,7 @@ def _pad_id(backend: tokenizers.Tokenizer, special_tokens: dict[str, str], sourc
     return pad_id
 
 
-def _last_ids(backend: tokenizers.Tokenizer, prompt: Prompt | None, source: str) -> list[int]:
+def _last_ids(backend: tokenizers.Tokenizer, prompt: PromptTemplate | None, source: str) -> list[int]:
     if prompt is None or prompt.last_token is None:
         return []
     last = backend.token_to_id(prompt.last_token)

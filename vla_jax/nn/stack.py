@@ -134,13 +134,6 @@ class Stack(nnx.Module):
         layers, projections = (_joined(parts) for parts in found.values())
         return StackOutput(x, _ordered(layers, taps.layers), _ordered(projections, taps.projections))
 
-    def layers(self, span: Span) -> Block:
-        """The blocks of `span`, still stacked: for scans of one's own."""
-        start, stop = self.bounds(span)
-        if (start, stop) == (0, self.num_layers):
-            return self.blocks
-        return jax.tree.map(lambda stacked: stacked[start:stop], self.blocks)
-
     def block(self, index: int) -> Block:
         return jax.tree.map(lambda stacked: stacked[index], self.blocks)
 
