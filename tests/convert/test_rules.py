@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from vla_jax import pretrained
 from vla_jax.convert import families
 from vla_jax.convert.rules import Rule, disk_tensors, find_family
 from vla_jax.types import InputError
@@ -22,8 +23,17 @@ def struct(*shape: int) -> jax.ShapeDtypeStruct:
 def test_no_name_and_no_path_stands_in_a_family_twice(name):
     rules = find_family(name).rules
     paths = [path for rule in rules if rule.holds is None for path in rule.paths]  # the others: in disk_tensors
-    assert len({rule.disk for rule in rules}) == len(rules)
+    names = [rule.disk for rule in rules if rule.layers is None]  # the others: in the test that follows
+    assert len(set(names)) == len(names)
     assert len(set(paths)) == len(paths)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "ef_vla"])
+def test_no_tensor_of_a_release_comes_twice(name):
+    """Rules of one name that hold for different layers among them (SAM's windows and global blocks)."""
+    for preset in pretrained.find_model(name).PRESETS.values():
+        tensors = disk_tensors(find_family(name).rules, pretrained.shapes_of(preset()))
+        assert len({tensor.name for tensor in tensors}) == len(tensors)
 
 
 def test_an_unknown_family_is_named_with_the_known_ones():
