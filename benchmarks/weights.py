@@ -57,9 +57,11 @@ def work():
     save_file(load_file(f"{source}/model.safetensors"), out, metadata={"format": "pt"})
 """
 COMMAND = """
+import contextlib, importlib, pkgutil, sys
+from vla_jax import commands
 from vla_jax.__main__ import main
-from vla_jax import pretrained
-import contextlib, sys
+for module in pkgutil.iter_modules(commands.__path__):
+    importlib.import_module(f"{commands.__name__}.{module.name}")
 def work():
     with contextlib.redirect_stdout(sys.stderr):
         assert main([*arguments]) == 0
