@@ -33,6 +33,8 @@ bench: $(STAMP)
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.statistics
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.training_step
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.wide_layers
+	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.weights --family llama
+	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.backbones
 	test ! -x build/environments/tensorflow/bin/python || $(RUN) -m benchmarks.against_tf_data  # after test-all
 
 $(STAMP): requirements.txt requirements-dev.txt requirements-export.txt
