@@ -47,9 +47,10 @@ class FourierFeatures(nnx.Module):
         self.frequencies = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), shape), logical_axes=(None, "embed"))
 
     def __call__(self, places: Float[Array, "*rest 2"]) -> Float[Array, "*rest d"]:
-        """Args: places: x, y in shares of the picture."""
-        turns = jnp.matmul(2 * places - 1, self.frequencies[...], precision=Precision.HIGHEST)
-        return jnp.concatenate([jnp.sin(2 * jnp.pi * turns), jnp.cos(2 * jnp.pi * turns)], axis=-1)
+        """Angles are float32 whatever the model computes in. Args: places: x, y in shares of the picture."""
+        places, frequencies = (array.astype(jnp.float32) for array in (places, self.frequencies[...]))
+        angles = 2 * jnp.pi * jnp.matmul(2 * places - 1, frequencies, precision=Precision.HIGHEST)
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1).astype(self.frequencies[...].dtype)
 
     def grid(self, size: int) -> Float[Array, "n d"]:
         """Of the centres of size x size patches."""
@@ -87,7 +88,7 @@ class SamPromptEncoder(nnx.Module):
         if prompts.boxes is not None:
             parts.append(self._boxes(prompts.boxes, features))
         batch = 1 if prompts.masks is None else len(prompts.masks)
-        empty = jnp.zeros((batch, 1, 0, self.config.width))
+        empty = jnp.zeros((batch, 1, 0, self.config.width), self.no_mask[...].dtype)
         return PromptTokens(jnp.concatenate(parts, axis=2) if parts else empty, self._dense(prompts.masks))
 
     def _points(self, prompts: Prompts, features: FourierFeatures) -> Float[Array, "b m s d"]:
@@ -112,6 +113,7 @@ class SamPromptEncoder(nnx.Module):
         if masks is None:
             return jnp.broadcast_to(self.no_mask[...], (1, self.grid_size**2, self.config.width))
         activation = ACTIVATIONS[self.config.activation]
+        masks = masks.astype(self.no_mask[...].dtype)
         x = activation(self.mask_in_norm(self.mask_in(masks[..., None])))
         x = activation(self.mask_middle_norm(self.mask_middle(x)))
         return self.mask_out(x).reshape(len(masks), -1, self.config.width)
