@@ -31,6 +31,30 @@ def test_scan_equals_the_blocks_one_after_another(stack, x):
     np.testing.assert_allclose(stack(x, span=(0, 2)), stack.run(x, Taps(range(3))).layers[1], atol=1e-6)
 
 
+def test_taps_of_some_layers_are_those_of_all_in_the_order_asked_for(stack, x):
+    every = stack.run(x, Taps(range(3), range(3)))
+    found = stack.run(x, Taps((2, 0, 2), (1,)))
+    np.testing.assert_allclose(found.layers, every.layers[np.array([2, 0, 2])], atol=1e-6)
+    np.testing.assert_allclose(found.projections.key, every.projections.key[1:2], atol=1e-6)
+    np.testing.assert_allclose(found.tokens, every.layers[2], atol=1e-6)
+    none = stack.run(x, Taps(), span=(1, 1))
+    np.testing.assert_array_equal(none.tokens, x)
+    assert none.layers is none.projections is None
+
+
+def test_gradients_through_taps_need_room_for_no_second_copy_of_the_parameters():
+    structure, parameters = split(
+        StackConfig(block=plain_block(width=64, num_heads=2, mlp_width=256), num_layers=8).build(nnx.Rngs(0))
+    )
+
+    def loss(parameters, x):
+        found = structure.merge(parameters).run(x, Taps((1, 4, 6)), additions=jnp.ones((2, *x.shape)))
+        return found.tokens.sum() + (found.layers**2).sum()
+
+    compiled = jax.jit(jax.grad(loss)).lower(parameters, jnp.ones((1, 2, 64))).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < sum(array.nbytes for array in parameters.values()) / 2
+
+
 def test_layers_differ(stack):
     kernel = stack.blocks.attention.query.kernel[...]
     assert not np.allclose(kernel[0], kernel[1])

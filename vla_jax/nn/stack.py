@@ -2,16 +2,17 @@
 
 Axes: l layers, b batch, n tokens, k memory tokens, d width, e memory width.
 The scan body never returns a block: that would keep a second copy of the parameters. What is asked for from some
-layers only is collected there only: the scan is cut where that changes, so that nothing else is kept.
+layers only is written into room for them alone, which the scan carries; to cut the scan there would cost as many sums
+of gradients, each as large as all parameters, as there are parts.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -110,29 +111,27 @@ class Stack(nnx.Module):
             raise InputError(
                 f"layers {out_of_range} were asked for; the blocks that run whole are {start} to {stop - 1}"
             )
-        found: dict[str, list] = {"layers": [], "projections": []}
-        for (has_layers, has_projections, has_addition), run in itertools.groupby(
-            range(start, stop),
-            key=lambda layer: (layer in taps.layers, layer in taps.projections, layer - start < num_additions),
-        ):
-            layers = list(run)
 
-            def body(x: Array, layer: tuple, keep=(has_layers, has_projections)):
-                number, block_extra, addition = layer
-                block = self._block(number)
-                projections = block.projections(x, rotation=rotation)
-                x = block.finish(x, block.attention.combine(projections, mask=mask, extra=block_extra))
-                x = x if addition is None else x + addition
-                return x, (x if keep[0] else None, projections if keep[1] else None)
+        def one(x: Array, number: Block | Array, block_extra: KeyValue | None) -> tuple[Array, Projections]:
+            block = self._block(number)
+            projections = block.projections(x, rotation=rotation)
+            return block.finish(x, block.attention.combine(projections, mask=mask, extra=block_extra)), projections
 
-            part = (layers[0], layers[-1] + 1)
-            inputs = (extra, additions if has_addition else None)
-            inputs = jax.tree.map(lambda a, part=part: a[part[0] - start : part[1] - start], inputs)
-            x, kept = jax.lax.scan(self._checkpointed(body), x, (self._numbers(part), *inputs))
-            found["layers"].append(kept[0])
-            found["projections"].append(kept[1])
-        layers, projections = (_joined(parts) for parts in found.values())
-        return StackOutput(x, _ordered(layers, taps.layers), _ordered(projections, taps.projections))
+        def body(carry: tuple, layer: tuple) -> tuple[tuple, None]:
+            (x, rooms), (index, places, *inputs) = carry, layer
+            x, projections = self._checkpointed(one)(x, *inputs)
+            if additions is not None:
+                x = x + jnp.where(index < num_additions, additions[jnp.minimum(index, num_additions - 1)], 0)
+            return (x, [_put(*each) for each in zip(rooms, places, (x, projections), strict=True)]), None
+
+        inputs = (self._numbers((start, stop)), extra)
+        places = [_places(layers, start, stop) for layers in taps]
+        rooms: list[Any] = [None, None]
+        if wanted:
+            shapes = jax.eval_shape(lambda x, all: one(x, *jax.tree.map(lambda a: a[0], all)), x, inputs)
+            rooms = [_room(shape, rows) for shape, rows in zip(shapes, places, strict=True)]
+        (x, rooms), _ = jax.lax.scan(body, (x, rooms), (jnp.arange(stop - start), places, *inputs))
+        return StackOutput(x, *(_ordered(room, layers) for room, layers in zip(rooms, taps, strict=True)))
 
     def block(self, index: int) -> Block:
         return jax.tree.map(lambda stacked: stacked[index], self.blocks)
@@ -161,15 +160,31 @@ class Stack(nnx.Module):
         return jax.checkpoint(body, prevent_cse=False) if self.remat == "full" else body
 
 
-def _joined(parts: list):
-    """The stacked results of consecutive parts, without those that kept nothing."""
-    kept = [part for part in parts if part is not None]
-    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *kept) if kept else None
+def _places(wanted: Sequence[int], start: int, stop: int) -> Int[np.ndarray, "k"] | None:
+    """Where each layer of a span goes among those that are asked for; None: none are.
+
+    Another layer goes where the next one of them goes and takes its place, or behind the last.
+    """
+    return np.searchsorted(sorted(set(wanted)), np.arange(start, stop)) if len(wanted) else None
 
 
-def _ordered(found, wanted: Sequence[int]):
-    """`found` is in the order of layers."""
-    order = [sorted(set(wanted)).index(layer) for layer in wanted]
-    if found is None or order == list(range(len(set(wanted)))):
-        return found
-    return jax.tree.map(lambda stacked: stacked[jnp.array(order)], found)
+def _room(found, places: Int[np.ndarray, "k"] | None):
+    """For as many arrays like `found`, or tuples of arrays, as there are places."""
+    if places is None:
+        return None
+    return jax.tree.map(lambda array: jnp.zeros((max(places) + 1, *array.shape), array.dtype), found)
+
+
+def _put(room, place: Int[Array, ""] | None, found):
+    if room is None:
+        return None
+    return jax.tree.map(lambda all, own: jax.lax.dynamic_update_index_in_dim(all, own, place, 0), room, found)
+
+
+def _ordered(room, wanted: Sequence[int]):
+    """In the order asked for; those in `room` are in the order of layers, and may be followed by one of no use."""
+    if room is None:
+        return None
+    order = np.searchsorted(sorted(set(wanted)), wanted)
+    rows = slice(len(order)) if np.array_equal(order, np.arange(len(order))) else order
+    return jax.tree.map(lambda stacked: stacked[rows], room)
