@@ -36,6 +36,17 @@ def test_a_preset_says_its_settings(family, preset):
     assert isinstance(settings, dict)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_config_of_another_kind_of_model_is_refused(family):
+    """Its tensors may have the same names and shapes."""
+    module = pretrained.find_model(family)
+    settings = next(iter(module.PRESETS.values()))().settings()
+    file = Path("config.json")
+    pretrained.config_of(family, settings, file=file)
+    with pytest.raises(InputError, match=r"config.json: model_type is 'vit_mae', expected '"):
+        pretrained.config_of(family, settings | {"model_type": "vit_mae"}, file=file)
+
+
 def test_clips_presets_come_back_whole():
     for preset in clip.PRESETS.values():
         assert pretrained.config_of("clip", preset().settings(), file=Path("config.json")) == preset()

@@ -7,6 +7,7 @@ Releases say `rope_theta` and `rope_scaling`; transformers 5 writes both as `rop
 from collections.abc import Mapping
 from typing import Any
 
+from vla_jax.convert.defaults import check_model_type
 from vla_jax.convert.module_rules import decoder_blocks, kernel, scale, table
 from vla_jax.convert.rules import Rule
 from vla_jax.types import InputError
@@ -47,12 +48,7 @@ def decoder_settings(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
     Args: defaults: what transformers assumes where config.json is silent; `rope_theta` among them.
     Raises: InputError: a model of another kind, or layers that attend through a sliding window.
     """
-    model_type = config.get("model_type", defaults["model_type"])
-    if model_type != defaults["model_type"]:
-        raise InputError(
-            f"config.json: model_type is {model_type!r}, expected {defaults['model_type']!r}; name the family of these "
-            "weights"
-        )
+    check_model_type(config, defaults["model_type"])
     found = {**defaults, **config}
     if found.get("num_key_value_heads") is None:
         found["num_key_value_heads"] = found["num_attention_heads"]

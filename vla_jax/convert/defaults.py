@@ -1,9 +1,19 @@
-"""config.json with what transformers assumes where it is silent."""
+"""config.json with what transformers assumes where it is silent, and whether it is of a family at all."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from vla_jax.types import InputError
+
 SIDES = ("image_size", "patch_size")
+
+
+def check_model_type(config: Mapping[str, Any], *expected: str) -> None:
+    """Raises InputError: it says another; models of other kinds may have tensors of the same names and shapes."""
+    found = config.get("model_type", expected[0])
+    if found not in expected:
+        wanted = " or ".join(map(repr, expected))
+        raise InputError(f"config.json: model_type is {found!r}, expected {wanted}; name the family of these weights")
 
 
 def filled(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

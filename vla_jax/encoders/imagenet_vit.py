@@ -20,6 +20,8 @@ from vla_jax.nn.stack import Remat
 
 FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "qkv_bias": True}
 """What all releases say."""
+POOLER = {"pooler_act": "tanh"}
+"""And those with a pooler."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,9 +59,10 @@ class ImagenetVitConfig:
 
     def settings(self) -> dict[str, Any]:
         """What `config.json` of a Hugging Face folder with these weights says, in its own words."""
-        heads = {"pooler_output_size": self.pooled_width, "num_labels": self.num_classes}
-        sizes = {theirs: getattr(self, ours) for theirs, ours in SIZES.items()}
-        return FIXED | sizes | {key: size for key, size in heads.items() if size is not None}
+        settings: dict[str, Any] = FIXED | {theirs: getattr(self, ours) for theirs, ours in SIZES.items()}
+        if self.pooled_width is not None:
+            settings |= {"pooler_output_size": self.pooled_width, **POOLER}
+        return settings if self.num_classes is None else settings | {"num_labels": self.num_classes}
 
 
 class ImagenetVit(Vit):
@@ -95,7 +98,7 @@ def from_settings(settings: Mapping[str, Any]) -> ImagenetVitConfig:
     require(settings, FIXED)
     heads = {theirs: ours for theirs, ours in HEADS.items() if theirs in settings}
     if "pooler_output_size" in heads:
-        require(settings, {"pooler_act": "tanh"})
+        require(settings, POOLER)
     return ImagenetVitConfig(**counts(settings, SIZES | heads))
 
 

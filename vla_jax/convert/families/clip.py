@@ -7,6 +7,7 @@ half it is. Facts about names and defaults: transformers 5.23 `models/clip`, and
 from collections.abc import Mapping
 from typing import Any
 
+from vla_jax.convert.defaults import check_model_type
 from vla_jax.convert.module_rules import blocks, norm
 from vla_jax.convert.rules import Family, Layout, Rule
 
@@ -43,6 +44,7 @@ PROJECTION_WIDTH = 512
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """`{section: settings, "projection_dim": width}`, as transformers would read it."""
+    check_model_type(config, "clip", *HALVES)
     if half := HALVES.get(config.get("model_type", "")):
         section = half[2]
         found = {section: DEFAULTS[section] | dict(config)}

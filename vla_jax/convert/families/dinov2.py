@@ -8,10 +8,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from vla_jax.convert.defaults import filled
+from vla_jax.convert.defaults import check_model_type, filled
 from vla_jax.convert.module_rules import conv, fused_linear, linear, norm, table
 from vla_jax.convert.rules import Family, Rule
-from vla_jax.types import InputError
 
 BLOCK, BLOCKS = "encoder.layer.{layer}", "stack/blocks"
 GATE = f"{BLOCKS}/mlp/gate/kernel"
@@ -37,10 +36,8 @@ OF_KIND: dict[str, dict[str, Any]] = {
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    kind = config.get("model_type")
-    if kind not in OF_KIND:
-        raise InputError(f"config.json: model_type is {kind!r}, expected one of {sorted(OF_KIND)}")
-    return filled(config, DEFAULTS | OF_KIND[kind])
+    check_model_type(config, *OF_KIND)
+    return filled(config, DEFAULTS | OF_KIND[config.get("model_type", "dinov2")])
 
 
 def _perceptron() -> list[Rule]:

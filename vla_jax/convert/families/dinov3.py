@@ -7,7 +7,7 @@ Facts about names and defaults: transformers 5.23 `models/dinov3_vit`.
 from collections.abc import Mapping
 from typing import Any
 
-from vla_jax.convert.defaults import filled
+from vla_jax.convert.defaults import check_model_type, filled
 from vla_jax.convert.module_rules import conv, kernel, linear, norm, table
 from vla_jax.convert.rules import Family
 
@@ -35,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    check_model_type(config, "dinov3_vit")
     return filled(config, DEFAULTS)
 
 

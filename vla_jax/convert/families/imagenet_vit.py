@@ -8,7 +8,7 @@ names have no prefix; transformers reads them into either class. The files have 
 from collections.abc import Mapping
 from typing import Any
 
-from vla_jax.convert.defaults import filled
+from vla_jax.convert.defaults import check_model_type, filled
 from vla_jax.convert.module_rules import conv, linear, norm, table
 from vla_jax.convert.rules import Family
 
@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """With `pooler_output_size` or `num_labels`, where the class that was saved has such a head."""
+    check_model_type(config, "vit")
     found = filled(config, DEFAULTS)
     architectures = config.get("architectures") or []
     if "ViTModel" in architectures:

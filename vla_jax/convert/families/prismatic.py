@@ -8,6 +8,7 @@ parameters called gamma, so that OpenVLA calls it otherwise. Facts: openvla `mod
 from collections.abc import Mapping
 from typing import Any
 
+from vla_jax.convert.defaults import check_model_type
 from vla_jax.convert.module_rules import conv, fused_linear, linear, norm, table
 from vla_jax.convert.rules import Family, Rule
 from vla_jax.types import InputError
@@ -26,6 +27,7 @@ KEYS = ("use_fused_vision_backbone", "timm_model_ids", "timm_override_act_layers
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    check_model_type(config, "openvla", "prismatic")
     found = BACKBONES.get(config.get("vision_backbone_id", ""), {}) | {
         key: config[key] for key in KEYS if key in config
     }

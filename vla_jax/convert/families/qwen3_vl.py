@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vla_jax.convert.decoder_settings import decoder_settings
+from vla_jax.convert.defaults import check_model_type
 from vla_jax.convert.module_rules import decoder_blocks, fused_linear, kernel, linear, norm, scale, table
 from vla_jax.convert.rules import Family, Rule
 
@@ -46,6 +47,7 @@ MULTIMODAL = {"rope_type": "default", "mrope_interleaved": True, "mrope_section"
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """As transformers would read it, in the releases' words."""
+    check_model_type(config, "qwen3_vl")
     tied = {"tie_word_embeddings": config.get("tie_word_embeddings", False)}
     text = decoder_settings(config.get("text_config", {}), TEXT_DEFAULTS) | tied
     positions = text["rope_scaling"] or {}

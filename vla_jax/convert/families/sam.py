@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from vla_jax.convert.defaults import check_model_type
 from vla_jax.convert.module_rules import PROJECTIONS, conv, fused_linear, linear, norm, table
 from vla_jax.convert.rules import Family, Rule
 
@@ -59,6 +60,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    check_model_type(config, "sam")
     found = {section: defaults | (config.get(section) or {}) for section, defaults in DEFAULTS.items()}
     vision = found["vision_config"]
     if vision["mlp_dim"] is None:

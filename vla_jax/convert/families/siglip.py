@@ -6,7 +6,7 @@ SigLIP2 at fixed resolution is stored likewise. Facts about names and defaults: 
 from collections.abc import Mapping
 from typing import Any
 
-from vla_jax.convert.defaults import filled
+from vla_jax.convert.defaults import check_model_type, filled
 from vla_jax.convert.module_rules import blocks, conv, fused_linear, linear, norm, table
 from vla_jax.convert.rules import Family, Rule
 
@@ -32,6 +32,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """`{section: settings}`, as transformers would read it."""
+    check_model_type(config, "siglip", *HALVES)
     if half := HALVES.get(config.get("model_type", "")):
         found = {half[1]: filled(config, DEFAULTS[half[1]])}
     else:
