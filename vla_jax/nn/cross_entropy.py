@@ -1,6 +1,6 @@
 """Cross-entropy over a vocabulary: the mean over positions that count, in float32.
 
-Axes: b any leading axes, p positions, d width, v vocabulary.
+Axes: b any leading axes, n positions of a row, p of a chunk, d width, v vocabulary.
 
 A position costs logsumexp(logits) - logits[target]; no distribution and no one-hot array is formed. With `chunk_length`
 the logits themselves never exist for all positions at once, nor in the backward pass, which makes them anew.
@@ -22,18 +22,17 @@ def cross_entropy(logits: Float[Array, "*b v"], targets: Int[Array, "*b"]) -> Fl
 
 
 def mean_cross_entropy(
-    hidden: Float[Array, "*b d"],
-    targets: Int[Array, "*b"],
-    mask: Bool[Array, "*b"],
+    hidden: Float[Array, "*b n d"],
+    targets: Int[Array, "*b n"],
+    mask: Bool[Array, "*b n"],
     *,
-    head: Callable[[Float[Array, "p d"]], Float[Array, "p v"]],
+    head: Callable[[Float[Array, "*b p d"]], Float[Array, "*b p v"]],
     chunk_length: int | None = None,
 ) -> Float32[Array, ""]:
     """Mean over the positions of `mask`; 0 where there are none. Targets elsewhere may be anything.
 
-    `head` makes hidden states logits, of `chunk_length` positions at a time; None: of all at once.
+    `head` makes hidden states logits, of `chunk_length` positions of every row at a time; None: of all at once.
     """
-    hidden, targets, mask = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1), mask.reshape(-1)
     targets = jnp.where(mask, targets, 0)
 
     def total(hidden: Array, targets: Array, mask: Array) -> Array:
@@ -42,9 +41,18 @@ def mean_cross_entropy(
     if chunk_length is None:
         loss = total(hidden, targets, mask)
     else:
-        behind = -len(targets) % chunk_length
-        padded = (jnp.pad(hidden, ((0, behind), (0, 0))), jnp.pad(targets, (0, behind)), jnp.pad(mask, (0, behind)))
-        chunks = [array.reshape(-1, chunk_length, *array.shape[1:]) for array in padded]
+        chunks = [_chunks(array, targets.ndim - 1, chunk_length) for array in (hidden, targets, mask)]
         chunk_total = jax.checkpoint(total, prevent_cse=False)
         loss, _ = jax.lax.scan(lambda so_far, chunk: (so_far + chunk_total(*chunk), None), jnp.float32(0), chunks)
     return loss / jnp.maximum(jnp.sum(mask), 1)
+
+
+def _chunks(array: Array, axis: int, length: int) -> Array:
+    """Leading; the last is filled up with zeros. A mesh shares rows out: a chunk of some rows alone would be gathered.
+
+    Args: axis: of the positions.
+    """
+    length = min(length, array.shape[axis])
+    behind = [(0, -size % length if place == axis else 0) for place, size in enumerate(array.shape)]
+    padded = jnp.pad(array, behind)
+    return jnp.moveaxis(padded.reshape(*array.shape[:axis], -1, length, *array.shape[axis + 1 :]), axis, 0)
