@@ -6,6 +6,7 @@ Such a module has
 and a config has `.build(rngs)` and `.settings()`, the same words again.
 """
 
+import dataclasses
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -16,9 +17,11 @@ import jax
 from flax import nnx
 
 from vla_jax.convert.disk_parameters import check_settings
+from vla_jax.convert.normalization import check_normalization
 from vla_jax.convert.rules import find_family
+from vla_jax.encoders.vit import VitConfig
 from vla_jax.parameters import abstract
-from vla_jax.types import InputError
+from vla_jax.types import InputError, PictureNormalization
 
 ROOMS = ("vlms", "encoders", "language")
 """A joined model comes before its halves, whose modules have the same name."""
@@ -53,7 +56,20 @@ def config_of(family: str, config: Mapping[str, Any], *, file: Path) -> ModelCon
     settings = find_family(family).settings(config)
     model = find_model(family).from_settings(settings)
     check_settings(file, model.settings(), settings)
+    check_normalization(file.parent, normalization_of(model))
     return model
+
+
+def normalization_of(config: Any) -> tuple[PictureNormalization, ...]:
+    """Of every picture encoder in it: a field, at any depth, or what a config derives as `vit` or `encoders`."""
+    if isinstance(config, VitConfig):
+        return (config.normalization,)
+    if isinstance(config, tuple):
+        return tuple(found for one in config for found in normalization_of(one))
+    if not dataclasses.is_dataclass(config):
+        return ()
+    names = {field.name: None for field in dataclasses.fields(config)} | {"vit": None, "encoders": None}
+    return normalization_of(tuple(getattr(config, name, None) for name in names))
 
 
 def shapes_of(model: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:

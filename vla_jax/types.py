@@ -8,7 +8,7 @@ Masks: True = valid. Units are in names or in `Dimension.unit`. Pytree dataclass
 """
 
 import dataclasses
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -25,6 +25,14 @@ class InputError(ValueError):
 
 Parameters = dict[str, jax.Array]
 """A model's parameters by slash-joined path, e.g. `clip/vision/blocks/attention/query/kernel`."""
+
+
+class PictureNormalization(NamedTuple):
+    """What a picture encoder does to RGB values in 0..1: (x - mean) / std."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
 
 # ---------------------------------------------------------------------------------------------
 # What a policy declares: its action space and what it reads.

@@ -244,6 +244,24 @@ def test_a_part_of_another_kind_is_refused(imported, tmp_path):
         load_pretrained(part(tmp_path / "newer"), shapes)
 
 
+def test_weights_for_pictures_normalised_otherwise_are_refused(source, tmp_path, capsys):
+    """LAION's CLIPs have the config.json of OpenAI's; here by `import`, and by a policy's part in either folder."""
+    shapes, own = shapes_of(dtype=jnp.bfloat16), (CONFIG.vision.normalization,)
+    shutil.copytree(source, tmp_path / "laion")
+    said = tmp_path / "laion" / "preprocessor_config.json"
+    said.write_text(json.dumps({"image_mean": list(own[0].mean), "image_std": own[0].std}))
+    assert run_import(tmp_path / "laion", tmp_path / "imported") == 0
+    load_pretrained(part(tmp_path / "imported", normalization=own), shapes)
+    load_pretrained(part(tmp_path / "laion", normalization=own), shapes)
+    other = (own[0]._replace(mean=(0.5, 0.5, 0.5)),)
+    for folder in (tmp_path / "laion", tmp_path / "imported"):
+        with pytest.raises(InputError, match=r"preprocessor_config.json: image_mean is \[0.48.*, this model has \[0.5"):
+            load_pretrained(part(folder, normalization=other), shapes)
+    said.write_text(json.dumps({"image_mean": [0.5, 0.5, 0.5]}))
+    message = refused(tmp_path, capsys, lambda: run_import(tmp_path / "laion", tmp_path / "out"))
+    assert "preprocessor_config.json: image_mean is [0.5, 0.5, 0.5], this model has [0.48" in message
+
+
 def test_a_disk_without_room_is_one_message_before_anything_is_written(source, imported, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(weights_folder.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 7, 3))
     for run in (lambda: run_import(source, tmp_path / "out"), lambda: run_export(imported, tmp_path / "out")):

@@ -19,13 +19,14 @@ import jax
 import numpy as np
 
 from vla_jax.convert.disk_parameters import check_settings
+from vla_jax.convert.normalization import check_normalization
 from vla_jax.convert.rules import find_family, present_parts
 from vla_jax.convert.safetensors_folder import INDEX, read_json
 from vla_jax.convert.save import lazy_tensors, save
 from vla_jax.lazy_tensor import LazyTensor, of_array
 from vla_jax.run_directory import verify_manifest
 from vla_jax.tensor_file import PARAMETERS_FILE, read_tensor_file, write_tensor_file
-from vla_jax.types import InputError
+from vla_jax.types import InputError, PictureNormalization
 
 IMPORT = "import.json"
 SOURCE = "source"
@@ -35,9 +36,13 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".
 
 
 class Part(Protocol):
-    path: str | None
+    """`vla_jax.policies.base.PretrainedPart`."""
+
+    prefix: str
     family: str
+    path: str | None
     settings: Mapping[str, Any]
+    normalization: tuple[PictureNormalization, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +127,7 @@ def imported_parameters(
     if imported.family != part.family:
         raise InputError(f"{folder / IMPORT}: weights of {imported.family}, expected {part.family}")
     check_settings(imported.source / "config.json", part.settings, imported.settings())
+    check_normalization(imported.source, part.normalization)
     found, file = imported.parameters(), folder / PARAMETERS_FILE
     rules = find_family(part.family).rules
     parts = present_parts(rules, wanted)

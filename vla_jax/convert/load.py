@@ -6,26 +6,17 @@ settings, then names, shapes and dtypes. Nothing is skipped but what the family'
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
 import jax
 
 from vla_jax.convert.disk_parameters import check_settings, disk_parameters
-from vla_jax.convert.imported_folder import imported_parameters, is_imported
+from vla_jax.convert.imported_folder import Part, imported_parameters, is_imported
+from vla_jax.convert.normalization import check_normalization
 from vla_jax.convert.rules import find_family
 from vla_jax.convert.safetensors_folder import SafetensorsFolder, read_json
 from vla_jax.parameters import matching
 from vla_jax.placement import put
 from vla_jax.types import InputError, Parameters
-
-
-class Part(Protocol):
-    """`vla_jax.policies.base.PretrainedPart`."""
-
-    prefix: str
-    family: str
-    path: str | None
-    settings: Mapping[str, Any]
 
 
 def load_pretrained(
@@ -62,6 +53,7 @@ def load_pretrained(
     else:
         weights, config = SafetensorsFolder(folder), read_json(folder / "config.json")
         check_settings(folder / "config.json", part.settings, family.settings(config))
+        check_normalization(folder, part.normalization)
         found = disk_parameters(weights, config, family, wanted, dtypes=dtypes, dispensable=dispensable)
     given = shardings or {}
     return {

@@ -20,7 +20,7 @@ from vla_jax.nn.mlp import Activation, GatedMlpConfig, MlpConfig
 from vla_jax.nn.norms import LayerNormConfig, layer_norm
 from vla_jax.nn.rotary import Rotation, axial_rotation, grid_rotation, with_still_prefix
 from vla_jax.nn.stack import NO_TAPS, Remat, StackConfig, StackOutput, Taps
-from vla_jax.types import InputError, TokenGrid
+from vla_jax.types import InputError, PictureNormalization, TokenGrid
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -111,6 +111,10 @@ class VitConfig:
     def grid_size(self) -> int:
         """Patches along one side of a picture of `image_size`."""
         return self.image_size // self.patch_size
+
+    @property
+    def normalization(self) -> PictureNormalization:
+        return PictureNormalization(self.mean, self.std)
 
     @property
     def prefix_length(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from vla_jax.types import ActionSpace, Batch, DataRequirements, Losses, Observation
+from vla_jax.types import ActionSpace, Batch, DataRequirements, Losses, Observation, PictureNormalization
 
 
 class Policy(nnx.Module):
@@ -45,6 +45,8 @@ class PretrainedPart:
     frozen: bool
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     """What the folder's config.json must say, nested as there: what shapes alone cannot tell apart."""
+    normalization: tuple[PictureNormalization, ...] = ()
+    """Of its picture encoders; compared where the folder says how its pictures are normalised."""
     reads_text: bool = False
     """True: its weights mean nothing without the vocabulary that they were trained with."""
 

@@ -124,6 +124,7 @@ class EfVlaConfig(PolicyConfig):
             path=self.clip_weights,
             frozen=not self.train_clip,
             settings=self.clip.settings(),
+            normalization=() if self.clip.vision is None else (self.clip.vision.normalization,),
             reads_text=True,
         )
         return (part,)
