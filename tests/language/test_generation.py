@@ -110,6 +110,20 @@ def test_prompts_with_embeddings_masks_and_rotations_of_their_own(llama):
     assert np.abs(llama.ours.logits(causal) - logits).max() > 1e-2
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_id_outside_the_vocabulary_gives_no_token_rather_than_an_ordinary_one(llama, temperature):
+    """In its own row alone; ids of padding may still be anything."""
+    ids, valid = padded_ids(left=True)
+    key = jax.random.key(0) if temperature else None
+    right = our_ids(llama.ours, ids, valid, key, temperature=temperature)
+    outside = np.where(valid, ids, 10**6)
+    outside[2, -2] = llama.config.decoder.vocab_size
+    found = our_ids(llama.ours, outside, valid, key, temperature=temperature)
+    np.testing.assert_array_equal(found[:2], right[:2])
+    assert (right >= 0).all()
+    assert (found[2] == generation.NO_TOKEN).all()
+
+
 def test_drawn_tokens_follow_their_key_and_need_one(llama):
     ids, valid = padded_ids(left=True)
     greedy = our_ids(llama.ours, ids, valid)

@@ -5,6 +5,9 @@ Axes: b batch, n prompt tokens, t new tokens, k slots of the cache, l layers, d 
 Prompts of unequal lengths may be padded on either side: token n + i of every row lies in slot n + i, whatever its
 position; slots of padding are masked, and positions count valid tokens only. The loop is one `lax.scan` that carries
 the cache, so that nothing is allocated a step; `jax.jit` a function that calls `generate` and it is compiled once.
+
+Where the logits of a row are not all finite, e.g. after an id outside the vocabulary, its tokens are NO_TOKEN from
+there on, whose embedding is NaN: never an id that could be taken for an answer.
 """
 
 import dataclasses
@@ -20,6 +23,8 @@ from vla_jax.nn.attention import KeyValue
 from vla_jax.nn.rotary import Rotation
 from vla_jax.nn.stack import Taps
 from vla_jax.types import InputError
+
+NO_TOKEN = -1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,7 +97,7 @@ def prefill(decoder: Decoder, prompt: Prompt, room: int) -> Prefix:
 def decode(
     decoder: Decoder, prefix: Prefix, config: DecodingConfig, key: Key[Array, ""] | None = None
 ) -> Int[Array, "b t"]:
-    """The new tokens. `prefix` must have room for all but the last of them."""
+    """The new tokens, NO_TOKEN where logits are not finite. `prefix` must have room for all but the last of them."""
     if (key is None) != (config.temperature == 0):
         raise InputError(f"decoding: temperature={config.temperature} and key={key}: a key where tokens are drawn")
     start, num_slots = prefix.valid.shape[-1], prefix.cache.key.shape[2]
@@ -135,8 +140,9 @@ def generate(
 def _next(
     logits: Float[Array, "b v"], is_done: Bool[Array, "b"], config: DecodingConfig, key: Key[Array, ""] | None
 ) -> tuple[Int[Array, "b"], Bool[Array, "b"]]:
-    """The token that follows, and which rows have ended with it."""
+    """The token that follows, or NO_TOKEN, and which rows have ended with it."""
     logits = logits.astype(jnp.float32)
     chosen = jnp.argmax(logits, axis=-1) if key is None else jax.random.categorical(key, logits / config.temperature)
+    chosen = jnp.where(jnp.isfinite(logits).all(axis=-1), chosen, NO_TOKEN)
     token = jnp.where(is_done, config.pad_id, chosen)
     return token, is_done | jnp.isin(token, jnp.array(config.end_ids, token.dtype))
