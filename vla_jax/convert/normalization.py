@@ -17,7 +17,7 @@ FILE = "preprocessor_config.json"
 FIXED = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
 """Of all our encoders: RGB values in 0..1, then a mean and a deviation of each channel."""
 ROUNDING = 2.0**-8
-"""Relative; some releases have rounded to bfloat16."""
+"""Relative: of numbers that a release has rounded to bfloat16."""
 
 
 def check_normalization(folder: Path, expected: Sequence[PictureNormalization]) -> None:
