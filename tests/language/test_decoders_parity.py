@@ -314,6 +314,7 @@ def test_defaults_are_those_of_transformers(twins):
         ("qwen2", {"use_sliding_window": True}, "use_sliding_window is True, expected False"),
         ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types has .'sliding_attention'."),
         ("gemma", {"attention_bias": True}, "attention_bias is True, expected False"),
+        ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True, expected False"),
     ],
 )
 def test_what_is_not_supported_is_refused(family, changed, message):

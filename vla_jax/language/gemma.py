@@ -17,6 +17,8 @@ from vla_jax.nn.norms import RmsNormConfig
 
 PALIGEMMA_VOCAB_SIZE = 257152
 """Gemma's, then 1024 locations, 128 segments, and what fills it up."""
+FIXED = {"attention_bias": False, "use_bidirectional_attention": False}
+"""What all releases say; EmbeddingGemma and the like, which see both ways, are other models."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,12 +30,12 @@ class GemmaConfig:
 
     def settings(self) -> dict[str, Any]:
         """What `config.json` of a Hugging Face folder with these weights says, in its own words."""
-        return release_settings(self.decoder) | {"attention_bias": False}
+        return release_settings(self.decoder) | FIXED
 
 
 def from_settings(settings: Mapping[str, Any]) -> GemmaConfig:
     """The model whose `settings()` these are."""
-    fields = decoder_fields(settings, attention_bias=False)
+    fields = decoder_fields(settings, **FIXED)
     fields["norm"] = dataclasses.replace(fields["norm"], offset=1.0)
     return GemmaConfig(decoder=DecoderConfig(**fields, embedding_factor=math.sqrt(fields["width"])))
 

@@ -21,12 +21,16 @@ DEFAULTS = {
     "tie_word_embeddings": True,
     "rope_theta": 10000.0,
     "attention_bias": False,
+    "use_bidirectional_attention": False,
 }
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The releases' own files say `gelu` and mean its tanh approximation, as transformers reads them."""
     found = decoder_settings(config, DEFAULTS)
+    found["use_bidirectional_attention"] = (
+        found["use_bidirectional_attention"] or False
+    )  # None is transformers' silence
     return found | {"hidden_act": "gelu_pytorch_tanh"} if found["hidden_act"] == "gelu" else found
 
 
