@@ -289,12 +289,16 @@ def test_words_of_the_releases_own_config_are_read():
         ("text_config", "attention_bias", True),
         ("vision_config", "num_position_embeddings", 35),
         ("vision_config", "hidden_act", "swish"),
+        ("vision_config", "patch_size", [4, 4]),
+        ("vision_config", "temporal_patch_size", [2, 2]),
+        ("vision_config", "rope_parameters", {"rope_type": "yarn", "rope_theta": 1e4}),
+        ("vision_config", "rope_parameters", {"rope_theta": 1e4, "partial_rotary_factor": 0.5}),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(section, key, value):
     settings = CONFIG.settings()
     settings[section] = settings[section] | {key: value}
-    with pytest.raises(InputError, match=key):
+    with pytest.raises(InputError, match=rf"^config.json: .*{key}"):
         qwen3_vl.from_settings(find_family(FAMILY).settings(settings))
 
 

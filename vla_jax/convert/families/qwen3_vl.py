@@ -10,6 +10,7 @@ from vla_jax.convert.decoder_settings import decoder_settings
 from vla_jax.convert.defaults import check_model_type
 from vla_jax.convert.module_rules import decoder_blocks, fused_linear, kernel, linear, norm, scale, table
 from vla_jax.convert.rules import Family, Rule
+from vla_jax.types import InputError
 
 TEXT_DEFAULTS = {
     "model_type": "qwen3_vl_text",
@@ -61,8 +62,18 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _vision_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Raises InputError: patches that are not square, or positions other than the releases'."""
     found = VISION_DEFAULTS | dict(config)
+    for key in ("patch_size", "temporal_patch_size"):
+        if not isinstance(found[key], int):
+            raise InputError(f"config.json: vision_config.{key} is {found[key]!r}, expected one integer")
     positions = config.get("rope_parameters") or {}
+    is_axial = positions.get("rope_type", "axial") in ("axial", "default")  # transformers reads both alike
+    if not is_axial or positions.keys() - {"rope_type", "rope_theta"}:
+        raise InputError(
+            f"config.json: vision_config.rope_parameters is {positions!r}, expected rope_theta, and rope_type 'axial'; "
+            "nothing else is supported"
+        )
     return found | {
         "deepstack_visual_indexes": list(found["deepstack_visual_indexes"]),
         "rope_theta": positions.get("rope_theta", VISION_THETA),
