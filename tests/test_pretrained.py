@@ -50,6 +50,14 @@ def test_a_config_of_another_kind_of_model_is_refused(family):
         pretrained.config_of(family, settings | {"model_type": "vit_mae"}, file=file)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_quantised_weights_are_refused_as_such(family):
+    settings = first_preset(family).settings()
+    for quantised in ({"quant_method": "gptq", "bits": 4}, {}):
+        with pytest.raises(InputError, match=r"config.json: quantization_config is .*; take the unquantised ones"):
+            pretrained.config_of(family, settings | {"quantization_config": quantised}, file=Path("config.json"))
+
+
 NUM_ENCODERS = {"llama": 0, "gemma": 0, "qwen2": 0, "qwen3": 0, "prismatic": 2, "openvla": 2}
 """Of pictures; one in every other family."""
 

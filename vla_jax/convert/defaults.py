@@ -9,11 +9,19 @@ SIDES = ("image_size", "patch_size")
 
 
 def check_model_type(config: Mapping[str, Any], *expected: str) -> None:
-    """Raises InputError: it says another; models of other kinds may have tensors of the same names and shapes."""
+    """Raises InputError: it says another, or quantised weights.
+
+    Models of other kinds may have tensors of the same names and shapes; quantised ones have others than the family's.
+    """
     found = config.get("model_type", expected[0])
     if found not in expected:
         wanted = " or ".join(map(repr, expected))
         raise InputError(f"config.json: model_type is {found!r}, expected {wanted}; name the family of these weights")
+    if (method := config.get("quantization_config")) is not None:
+        raise InputError(
+            f"config.json: quantization_config is {method!r}, expected none: these weights are quantised (GPTQ, AWQ, "
+            "bitsandbytes and the like); take the unquantised ones, in bfloat16 or float32"
+        )
 
 
 def filled(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
