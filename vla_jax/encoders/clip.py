@@ -22,7 +22,7 @@ from vla_jax.encoders.vit import LastAttention, VitConfig
 from vla_jax.nn import masks
 from vla_jax.nn.block import plain_block
 from vla_jax.nn.linear import linear
-from vla_jax.nn.mlp import ACTIVATION_NAMES, Activation
+from vla_jax.nn.mlp import ACTIVATION_NAMES, Activation, activation_of
 from vla_jax.nn.norms import l2_normalize, layer_norm
 from vla_jax.nn.stack import NO_TAPS, Remat, StackConfig, StackOutput, Taps
 from vla_jax.types import InputError
@@ -215,10 +215,7 @@ def _vision_of(settings: Mapping[str, Any]) -> VitConfig:
 
 
 def _sizes(settings: Mapping[str, Any]) -> dict[str, Any]:
-    names = {theirs: ours for ours, theirs in ACTIVATION_NAMES.items()}
-    if settings["hidden_act"] not in names:
-        raise InputError(f"config.json: hidden_act is {settings['hidden_act']!r}, expected one of {sorted(names)}")
-    return _renamed(settings, SIZES) | {"activation": names[settings["hidden_act"]]}
+    return _renamed(settings, SIZES) | {"activation": activation_of(settings)}
 
 
 def _renamed(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from vla_jax.encoders.vit import LearnedRotaryPositions, VitConfig
-from vla_jax.nn.mlp import ACTIVATION_NAMES, MlpConfig
+from vla_jax.nn.mlp import ACTIVATION_NAMES, MlpConfig, activation_of
 from vla_jax.nn.norms import layer_norm
 from vla_jax.nn.stack import NO_TAPS, Taps
 from vla_jax.types import InputError, TokenGrid
@@ -136,17 +136,14 @@ SIZES = {
 
 def from_settings(settings: Mapping[str, Any]) -> Qwen3VlVisionConfig:
     """The tower whose `settings()` these are."""
-    names = {theirs: ours for ours, theirs in ACTIVATION_NAMES.items()}
-    if settings["hidden_act"] not in names:
-        found = settings["hidden_act"]
-        raise InputError(f"config.json: vision_config.hidden_act is {found!r}, expected one of {sorted(names)}")
     side = round(settings["num_position_embeddings"] ** 0.5)
     if side**2 != settings["num_position_embeddings"]:
         found = settings["num_position_embeddings"]
         raise InputError(f"config.json: vision_config.num_position_embeddings is {found}, expected a square")
     words: dict[str, Any] = {ours: settings[theirs] for theirs, ours in SIZES.items()}
     vit = VitConfig(
-        **words | {"activation": names[settings["hidden_act"]]},
+        **words,
+        activation=activation_of(settings, "vision_config."),
         image_size=side * settings["patch_size"],
         epsilon=EPSILON,
         positions=LearnedRotaryPositions(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vla_jax.language.decoder import DecoderConfig
-from vla_jax.nn.mlp import ACTIVATION_NAMES
+from vla_jax.nn.mlp import ACTIVATION_NAMES, activation_of
 from vla_jax.nn.norms import RmsNormConfig
 from vla_jax.types import InputError
 
@@ -41,13 +41,10 @@ def decoder_fields(settings: Mapping[str, Any], **only: Any) -> dict[str, Any]:
     Args: only: further words of config.json, with the one value that the family supports.
     Raises: InputError: a setting that is not supported.
     """
-    names = {theirs: ours for ours, theirs in ACTIVATION_NAMES.items()}
-    if settings["hidden_act"] not in names:
-        raise InputError(f"config.json: hidden_act is {settings['hidden_act']!r}, expected one of {sorted(names)}")
     for key, value in {"rope_scaling": None, **only}.items():
         if settings[key] != value:
             raise InputError(f"config.json: {key} is {settings[key]!r}, expected {value!r}; nothing else is supported")
     return {ours: settings[theirs] for theirs, ours in SIZES.items()} | {
-        "activation": names[settings["hidden_act"]],
+        "activation": activation_of(settings),
         "norm": RmsNormConfig(epsilon=settings["rms_norm_eps"]),
     }

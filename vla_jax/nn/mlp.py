@@ -2,14 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, cast
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
 from vla_jax.nn.linear import linear
+from vla_jax.types import InputError
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 
@@ -34,6 +35,14 @@ ACTIVATION_NAMES = {
     "silu": "silu",
 }
 """Ours -> transformers'."""
+
+
+def activation_of(settings: Mapping[str, Any], section: str = "") -> Activation:
+    """Of `hidden_act`. Args: section: of config.json that `settings` are, e.g. `vision_config.`."""
+    names, found = {theirs: ours for ours, theirs in ACTIVATION_NAMES.items()}, settings["hidden_act"]
+    if found not in names:
+        raise InputError(f"config.json: {section}hidden_act is {found!r}, expected one of {sorted(names)}")
+    return cast(Activation, names[found])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

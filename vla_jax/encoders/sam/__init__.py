@@ -7,7 +7,7 @@ their longer side; `vla_jax/segmentation` makes them so, and masks of the origin
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from flax import nnx
 from jaxtyping import Array, UInt8
@@ -16,7 +16,7 @@ from vla_jax.encoders.sam.image_encoder import SamImageEncoderConfig
 from vla_jax.encoders.sam.mask_decoder import Masks, SamMaskDecoderConfig
 from vla_jax.encoders.sam.prompt_encoder import FourierFeatures, Prompts, SamPromptEncoder, SamPromptEncoderConfig
 from vla_jax.encoders.vit import LearnedPositions, VitConfig
-from vla_jax.nn.mlp import ACTIVATION_NAMES, Activation
+from vla_jax.nn.mlp import ACTIVATION_NAMES, activation_of
 from vla_jax.nn.stack import NO_TAPS, Taps
 from vla_jax.types import InputError, TokenGrid
 
@@ -175,11 +175,4 @@ def _theirs(config: Any, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _ours(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    return {ours: settings[theirs] for theirs, ours in names.items()} | {"activation": _activation(settings)}
-
-
-def _activation(settings: Mapping[str, Any]) -> Activation:
-    known = {theirs: ours for ours, theirs in ACTIVATION_NAMES.items()}
-    if settings["hidden_act"] not in known:
-        raise InputError(f"config.json: hidden_act is {settings['hidden_act']!r}, expected one of {sorted(known)}")
-    return cast(Activation, known[settings["hidden_act"]])
+    return {ours: settings[theirs] for theirs, ours in names.items()} | {"activation": activation_of(settings)}
