@@ -17,6 +17,8 @@ BLOCKS = "model.layers.{layer}"
 IGNORED = (r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",)
 """Written by early versions of transformers, made from rope_theta since."""
 TIED = {HEAD: TABLE}
+PROJECTIONS = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out"}
+"""Of attention, theirs -> ours."""
 
 
 def decoder_rules() -> list[Rule]:

@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vla_jax.convert.decoder_settings import IGNORED, TIED, bias_rules, canonical_name, decoder_rules, decoder_settings
+from vla_jax.convert.decoder_settings import (
+    IGNORED,
+    PROJECTIONS,
+    TIED,
+    bias_rules,
+    canonical_name,
+    decoder_rules,
+    decoder_settings,
+)
 from vla_jax.convert.rules import Family
 
 DEFAULTS = {
@@ -21,7 +29,6 @@ DEFAULTS = {
     "attention_bias": False,
     "mlp_bias": False,
 }
-BIASES = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out"}
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,7 +36,7 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    rules=(*decoder_rules(), *bias_rules(BIASES, "attention_bias")),
+    rules=(*decoder_rules(), *bias_rules(PROJECTIONS, "attention_bias")),
     ignored=IGNORED,
     canonical_name=canonical_name,
     settings=settings,

@@ -6,6 +6,7 @@ from typing import Any
 from vla_jax.convert.decoder_settings import (
     BLOCKS,
     IGNORED,
+    PROJECTIONS,
     TIED,
     bias_rules,
     canonical_name,
@@ -32,7 +33,6 @@ DEFAULTS = {
     "attention_bias": False,
     "use_sliding_window": False,
 }
-BIASES = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out"}
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
 FAMILY = Family(
     rules=(
         *decoder_rules(),
-        *bias_rules(BIASES, "attention_bias"),
+        *bias_rules(PROJECTIONS, "attention_bias"),
         scale(f"{BLOCKS}.self_attn.q_norm", "stack/blocks/attention/query_norm"),
         scale(f"{BLOCKS}.self_attn.k_norm", "stack/blocks/attention/key_norm"),
     ),
