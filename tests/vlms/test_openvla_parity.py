@@ -165,6 +165,8 @@ def test_settings_of_the_release_are_its_preset_s():
     assert from_settings(FAMILY.settings(CONFIG.settings())) == CONFIG
     with pytest.raises(InputError, match=r"arch_specifier is 'no-align\+gelu-mlp'"):
         from_settings(FAMILY.settings(release | {"arch_specifier": "no-align+gelu-mlp"}))
+    with pytest.raises(InputError, match="arch_specifier is 'no-align"):
+        from_settings(FAMILY.settings({key: value for key, value in release.items() if key != "arch_specifier"}))
 
 
 def test_parameters_of_openvla_7b():

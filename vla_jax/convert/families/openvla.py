@@ -12,13 +12,13 @@ from vla_jax.convert.module_rules import linear
 from vla_jax.convert.rules import Family, Rule
 
 LANGUAGE = "language_model."
-PROJECTOR = "no-align+fused-gelu-mlp"
-"""Of releases whose config.json does not name it."""
+SILENCE = "no-align+gelu-mlp"
+"""`arch_specifier`, where config.json does not say it: that of a single encoder, which is not ours."""
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     text = llama.settings(config.get("text_config", {}))
-    own = {"arch_specifier": config.get("arch_specifier", PROJECTOR), "text_config": text}
+    own = {"arch_specifier": config.get("arch_specifier", SILENCE), "text_config": text}
     return prismatic.settings(config) | own
 
 
