@@ -9,6 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
+from vla_jax.encoders import clip
 from vla_jax.parameters import abstract, matching, split
 from vla_jax.policies import ef_vla
 from vla_jax.types import InputError
@@ -139,6 +140,14 @@ def test_dropout_and_noise_follow_the_key(tiny):
     one, two = policy.loss(batch, key=jax.random.key(1)).total, policy.loss(batch, key=jax.random.key(2)).total
     assert one != two
     assert one == policy.loss(batch, key=jax.random.key(1)).total
+
+
+def test_its_part_says_how_its_encoder_normalises_pictures(action_space):
+    """CLIP's vision half where it is there; text alone sees no pictures."""
+    (whole,) = ef_vla.ef_vla(action_space).pretrained_parts()
+    (text,) = ef_vla.ef_wo_clip_vision(action_space).pretrained_parts()
+    assert whole.normalization == ((clip.CLIP_MEAN, clip.CLIP_STD),)
+    assert text.normalization == ()
 
 
 def test_impossible_configs_are_refused(action_space):
