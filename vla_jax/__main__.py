@@ -33,6 +33,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
+def stop_by_exit() -> None:
+    """SIGTERM and Ctrl-C raise SystemExit: half-written folders are removed, and nothing is said."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda found, _: sys.exit(128 + found))
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written folders are removed
+    stop_by_exit()
     sys.exit(main())

@@ -60,7 +60,10 @@ def abstract(build) -> Structure:
 
 def matching(paths, patterns: tuple[str, ...]) -> frozenset[str]:
     """Those of `paths` whose whole path matches one of the regular expressions; each must match something."""
-    found = {pattern: {path for path in paths if re.fullmatch(pattern, path)} for pattern in patterns}
+    try:
+        found = {pattern: {path for path in paths if re.fullmatch(pattern, path)} for pattern in patterns}
+    except re.error as error:
+        raise InputError(f"{error.pattern!r} is no regular expression ({error})") from error
     if idle := [pattern for pattern, hits in found.items() if not hits]:
         raise InputError(f"no parameter matches {idle}; there are, for instance, {sorted(paths)[:5]}")
     return frozenset().union(*found.values())

@@ -19,6 +19,7 @@ from flax import nnx
 from vla_jax.convert.disk_parameters import check_settings
 from vla_jax.convert.normalization import check_normalization
 from vla_jax.convert.rules import find_family
+from vla_jax.convert.safetensors_folder import interpreting
 from vla_jax.encoders.vit import VitConfig
 from vla_jax.parameters import abstract
 from vla_jax.types import InputError, PictureNormalization
@@ -48,13 +49,18 @@ def find_model(family: str) -> ModelModule:
             module = importlib.import_module(name)
             if hasattr(module, "from_settings"):
                 return cast(ModelModule, module)
-    raise InputError(f"weight family {family!r} has no model of its own in {', '.join(ROOMS)}: it cannot be imported")
+    raise InputError(
+        f"weight family {family!r} has no model of its own in {', '.join(ROOMS)}: it cannot be imported. A run "
+        "or a parameter folder of a policy is read as it is, e.g. by --init-from"
+    )
 
 
 def config_of(family: str, config: Mapping[str, Any], *, file: Path) -> ModelConfig:
     """The model that a folder's config.json describes. Args: file: where `config` was read."""
-    settings = find_family(family).settings(config)
-    model = find_model(family).from_settings(settings)
+    described, module = find_family(family), find_model(family)
+    with interpreting(file):
+        settings = described.settings(config)
+        model = module.from_settings(settings)
     check_settings(file, model.settings(), settings)
     check_normalization(file.parent, normalization_of(model))
     return model

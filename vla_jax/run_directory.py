@@ -122,7 +122,7 @@ def write_manifest(folder: Path, digests: Mapping[Path, str] | None = None) -> N
             "sha256": known.get(path) or file_digest(path),
         }
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path != folder / MANIFEST
     }
     temporary = folder / (MANIFEST + ".tmp")
     with temporary.open("w") as stream:

@@ -99,6 +99,17 @@ def test_a_folder_comes_back_with_the_same_bits_and_documents(dtype, options, tm
     assert {path.name for path in tmp_path.iterdir()} == {"source", "imported", "back"}
 
 
+def test_an_exported_folder_is_imported_again(imported, tmp_path):
+    """It has a manifest of its own, which says nothing of what is made of it."""
+    assert run_export(imported, tmp_path / "back") == 0
+    assert run_import(tmp_path / "back", tmp_path / "again") == 0
+    verify_manifest(tmp_path / "again")
+    assert run_export(tmp_path / "again", tmp_path / "once_more") == 0
+    assert bits(tmp_path / "once_more") == bits(tmp_path / "back")
+    shapes = shapes_of(dtype=jnp.bfloat16)
+    assert_same_bits(load_pretrained(part(tmp_path / "again"), shapes), load_pretrained(part(imported), shapes))
+
+
 def test_each_parameter_keeps_its_own_dtype(tmp_path):
     tensors = hugging_face(tmp_path / "source")
     norms = {name: a.astype(np.float32) for name, a in tensors.items() if "norm" in name}
@@ -211,6 +222,35 @@ def test_families_and_configs_that_do_not_fit_are_refused(source, tmp_path, caps
     assert "exists" in refused(tmp_path, capsys, lambda: run_import(source, source))
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("vision_config", "hidden_size", "24", "describes no model that can be built"),
+        ("vision_config", "num_hidden_layers", -1, "describes no model that can be built"),
+        ("vision_config", "patch_size", 0, "describes no model that can be built"),
+        ("vision_config", "num_attention_heads", 5, "attention width 24 is not a multiple of num_heads=5"),
+        ("vision_config", "hidden_act", "swish9", "hidden_act is 'swish9', expected one of"),
+        (None, "vision_config", [1], "describes no model that can be built"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused_by_its_file(source, tmp_path, capsys, section, key, value, message):
+    shutil.copytree(source, tmp_path / "source")
+    file = tmp_path / "source" / "config.json"
+    tree = json.loads(file.read_text())
+    (tree if section is None else tree[section])[key] = value
+    file.write_text(json.dumps(tree))
+    said = refused(tmp_path, capsys, lambda: run_import(tmp_path / "source", tmp_path / "out"))
+    assert said.startswith(f"python -m vla_jax import: {file}: {message}")
+
+
+def test_options_that_make_no_sense_are_refused(source, imported, tmp_path, capsys):
+    pattern = ("--allow-missing", "[")
+    assert "'[' is no regular" in refused(tmp_path, capsys, lambda: run_import(source, tmp_path / "out", *pattern))
+    assert "is imported already" in refused(tmp_path, capsys, lambda: run_import(imported, tmp_path / "out"))
+    export = ["export", "--checkpoint", str(imported), "--step", "7", "--out", str(tmp_path / "out")]
+    assert "--step 7" in refused(tmp_path, capsys, lambda: main(export))
+
+
 def test_an_imported_folder_that_was_changed_is_refused(imported, tmp_path, capsys):
     for name in ("parameters.safetensors", "source/config.json", "import.json"):
         shutil.copytree(imported, tmp_path / "changed")
@@ -283,32 +323,37 @@ def test_a_disk_that_fills_up_leaves_nothing_and_is_one_message(source, imported
 SLOW = """
 import sys, time
 from vla_jax import tensor_file
-from vla_jax.__main__ import main
+from vla_jax.__main__ import main, stop_by_exit
 class Slow(tensor_file._Sink):
     def write(self, data):
         super().write(data)
         print("written", flush=True)
         time.sleep(0.2)
 tensor_file._Sink = Slow
-import signal
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as vla_jax/__main__.py does
+stop_by_exit()
 sys.exit(main(sys.argv[1:]))
 """
 
 
 @pytest.mark.parametrize("command", ["import", "export"])
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_kill_leaves_nothing_under_the_name(source, imported, tmp_path, command, sent):
     ways = {"import": ["--family", "clip", "--from", str(source)], "export": ["--checkpoint", str(imported)]}
     arguments = [command, *ways[command], "--out", str(tmp_path / "out")]
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, *arguments], cwd=ROOT, env=one_device(), stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SLOW, *arguments],
+        cwd=ROOT,
+        env=one_device(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "written\n"
     process.send_signal(sent)
-    process.communicate()
-    assert process.returncode == (143 if sent == signal.SIGTERM else -signal.SIGKILL)
+    said = process.communicate()[1]
+    assert process.returncode == (-sent if sent == signal.SIGKILL else 128 + sent)
+    assert "Traceback" not in said
     left = [path.name for path in tmp_path.iterdir()]
     assert "out" not in left
     assert sent == signal.SIGKILL or not left

@@ -52,6 +52,8 @@ def run(options: argparse.Namespace) -> int:
 def _export_imported(options: argparse.Namespace) -> int:
     if options.to != "hf":
         raise InputError(f"--to {options.to}: {options.checkpoint} holds {IMPORT}, no policy; it is exported --to hf")
+    if options.step is not None:
+        raise InputError(f"--step {options.step}: {options.checkpoint} holds {IMPORT}, no run; leave the option out")
     started = time.perf_counter()
     imported = open_imported(options.checkpoint)
     file = imported.source / "config.json"

@@ -14,17 +14,18 @@ import numpy as np
 
 from vla_jax import pretrained
 from vla_jax.convert.disk_parameters import disk_parameters
-from vla_jax.convert.imported_folder import write_imported
-from vla_jax.convert.rules import find_family
-from vla_jax.convert.safetensors_folder import SafetensorsFolder, read_json
+from vla_jax.convert.imported_folder import is_imported, write_imported
+from vla_jax.convert.rules import family_names, find_family
+from vla_jax.convert.safetensors_folder import SafetensorsFolder, interpreting, read_json
 from vla_jax.convert.weights_folder import weights_folder
 from vla_jax.parameters import matching
+from vla_jax.types import InputError
 
 HELP = "a parameter folder of Hugging Face weights"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--family", required=True, help="whose weights they are: a file of vla_jax/convert/families")
+    parser.add_argument("--family", required=True, help=f"whose weights they are: {', '.join(family_names())}")
     parser.add_argument("--from", type=Path, required=True, metavar="HF_DIR", dest="source", help="a local folder")
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="a cast; default: as the file has them")
@@ -40,10 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     jax.config.update("jax_platforms", "cpu")
     started = time.perf_counter()
+    if is_imported(options.source):
+        raise InputError(f"--from {options.source}: is imported already; name it where weights are wanted")
     family, weights = find_family(options.family), SafetensorsFolder(options.source)
-    config = read_json(options.source / "config.json")
-    model = pretrained.config_of(options.family, config, file=options.source / "config.json")
-    shapes = pretrained.shapes_of(model)
+    file = options.source / "config.json"
+    config = read_json(file)
+    model = pretrained.config_of(options.family, config, file=file)
+    with interpreting(file):
+        shapes = pretrained.shapes_of(model)
     dispensable = matching(shapes, tuple(options.allow_missing))
     parameters = disk_parameters(weights, config, family, shapes, dispensable=dispensable)
     missing = sorted(shapes.keys() - parameters.keys())

@@ -21,10 +21,10 @@ import numpy as np
 from vla_jax.convert.disk_parameters import check_settings
 from vla_jax.convert.normalization import check_normalization
 from vla_jax.convert.rules import find_family, present_parts
-from vla_jax.convert.safetensors_folder import INDEX, read_json
+from vla_jax.convert.safetensors_folder import INDEX, interpreting, read_json
 from vla_jax.convert.save import lazy_tensors, save
 from vla_jax.lazy_tensor import LazyTensor, of_array
-from vla_jax.run_directory import verify_manifest
+from vla_jax.run_directory import MANIFEST, verify_manifest
 from vla_jax.tensor_file import PARAMETERS_FILE, read_tensor_file, write_tensor_file
 from vla_jax.types import InputError, PictureNormalization
 
@@ -33,6 +33,8 @@ SOURCE = "source"
 SCHEMA_VERSION = 1
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".npz")
 """Endings of files that are not taken along, whatever they are called."""
+SUPERSEDED = (INDEX, MANIFEST)
+"""What `export` writes anew: an exported folder may be imported again."""
 
 
 class Part(Protocol):
@@ -58,7 +60,9 @@ class ImportedFolder:
 
     def settings(self) -> dict[str, Any]:
         """In Hugging Face's words."""
-        return find_family(self.family).settings(read_json(self.source / "config.json"))
+        file = self.source / "config.json"
+        with interpreting(file):
+            return find_family(self.family).settings(read_json(file))
 
     def parameters(self) -> dict[str, np.ndarray]:
         """Views of the mapped file."""
@@ -125,7 +129,9 @@ def imported_parameters(
     verify_manifest(folder)
     imported = open_imported(folder)
     if imported.family != part.family:
-        raise InputError(f"{folder / IMPORT}: weights of {imported.family}, expected {part.family}")
+        raise InputError(
+            f"{folder / IMPORT}: weights of {imported.family}, expected {part.family}; name another folder"
+        )
     check_settings(imported.source / "config.json", part.settings, imported.settings())
     check_normalization(imported.source, part.normalization)
     found, file = imported.parameters(), folder / PARAMETERS_FILE
@@ -151,5 +157,5 @@ def imported_parameters(
 def _copy_documents(source: Path, target: Path) -> None:
     target.mkdir()
     for path in sorted(source.iterdir()):
-        if path.is_file() and path.name != INDEX and not path.name.endswith((*WEIGHTS, ".index.json")):
+        if path.is_file() and path.name not in SUPERSEDED and not path.name.endswith((*WEIGHTS, ".index.json")):
             shutil.copyfile(path, target / path.name)

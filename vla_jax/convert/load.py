@@ -13,7 +13,7 @@ from vla_jax.convert.disk_parameters import check_settings, disk_parameters
 from vla_jax.convert.imported_folder import Part, imported_parameters, is_imported
 from vla_jax.convert.normalization import check_normalization
 from vla_jax.convert.rules import find_family
-from vla_jax.convert.safetensors_folder import SafetensorsFolder, read_json
+from vla_jax.convert.safetensors_folder import SafetensorsFolder, interpreting, read_json
 from vla_jax.parameters import matching
 from vla_jax.placement import put
 from vla_jax.types import InputError, Parameters
@@ -52,7 +52,9 @@ def load_pretrained(
         found = imported_parameters(folder, part, wanted, dtypes, dispensable)
     else:
         weights, config = SafetensorsFolder(folder), read_json(folder / "config.json")
-        check_settings(folder / "config.json", part.settings, family.settings(config))
+        with interpreting(folder / "config.json"):
+            settings = family.settings(config)
+        check_settings(folder / "config.json", part.settings, settings)
         check_normalization(folder, part.normalization)
         found = disk_parameters(weights, config, family, wanted, dtypes=dtypes, dispensable=dispensable)
     given = shardings or {}

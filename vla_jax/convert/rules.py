@@ -105,8 +105,12 @@ class DiskTensor:
         return joined.reshape((1,) * self.unit_axes + joined.shape)
 
 
+def family_names() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(families.__path__))
+
+
 def find_family(name: str) -> Family:
-    known = sorted(module.name for module in pkgutil.iter_modules(families.__path__))
+    known = family_names()
     if name not in known:
         raise InputError(f"weight family {name!r} is not known; there are {known} (vla_jax/convert/families)")
     return importlib.import_module(f"{families.__name__}.{name}").FAMILY

@@ -1,6 +1,8 @@
 """A folder of safetensors, one file or shards with an index, checked whole before any weight is read."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +90,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise InputError(f"{path}: found {type(tree).__name__}, expected an object; fetch it again")
     return tree
+
+
+@contextlib.contextmanager
+def interpreting(file: Path) -> Iterator[None]:
+    """Within it a config.json is made sense of: what goes wrong is said of `file`, and nothing is a traceback.
+
+    Its values may be of any type, and a model is built from them.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{file}: {str(error).removeprefix('config.json: ')}") from error
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{file}: describes no model that can be built ({cause}); fetch it again") from error
