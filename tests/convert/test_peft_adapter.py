@@ -145,6 +145,13 @@ def test_merging_in_peft_gives_our_merged_export(exported, merged):
     assert not np.array_equal(SafetensorsFolder(exported).read(ADAPTED_NAME), ours.read(ADAPTED_NAME))
 
 
+def test_the_card_says_that_the_adapter_belongs_to_it(exported, merged):
+    """The code of the card gives the policy, not the base model."""
+    said = 'peft.PeftModel.from_pretrained(model, "THIS_FOLDER/adapter")'
+    assert said in (exported / "README.md").read_text()
+    assert "peft.PeftModel" not in (merged / "README.md").read_text()
+
+
 ADAPTED_NAME = "clip.text_model.encoder.layers.0.self_attn.q_proj.weight"
 
 

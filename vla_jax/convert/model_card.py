@@ -25,17 +25,17 @@ license: other
 # {policy}
 
 A vision-language-action policy, pretrained in JAX with `vla_jax` and exported to PyTorch. This folder is all that is
-needed: torch, transformers, tokenizers, safetensors, Pillow and numpy run it; JAX does not take part.
+needed: torch, transformers, {needed}tokenizers, safetensors, Pillow and numpy run it; JAX does not take part.{lacking}
 
 {source}
 
 ## Load and predict
 
 ```python
-import transformers
+{imports}import transformers
 
 model = transformers.AutoModel.from_pretrained("THIS_FOLDER", trust_remote_code=True)
-chunk = model.predict_action(
+{adapt}chunk = model.predict_action(
     images={{{images}}},  # uint8 RGB [y, x, 3] or PIL, any size
     proprio=proprio,  # [{proprio_width}], not normalised
     instruction="put the spoon in the pot",{unnorm_key}
@@ -85,8 +85,20 @@ where pretrained encoders are inside, theirs. Success rates are not part of an e
 outputs: limit them before they reach a robot.
 """
 
+WITH_ADAPTER = {
+    "needed": "peft, ",
+    "imports": "import peft\n",
+    "adapt": 'model = peft.PeftModel.from_pretrained(model, "THIS_FOLDER/{adapter}")  # is_trainable=True: trains on\n',
+    "lacking": (
+        "\n\nThe weights of this folder lack what the adapters learnt: without the adapter in `{adapter}` the "
+        "policy is another one."
+    ),
+}
+"""What the card says more of an adapter beside the weights, by place."""
 
-def text(export: Export, parity: dict[str, Any]) -> str:
+
+def text(export: Export, parity: dict[str, Any], *, adapter: str = "") -> str:
+    """Args: adapter: the folder beneath with PEFT's adapter; empty: there is none."""
     requirements, keys = export.requirements, sorted(export.statistics)
     space = requirements.action_space
     several = len(keys) > 1
@@ -94,6 +106,7 @@ def text(export: Export, parity: dict[str, Any]) -> str:
     prefixes = [name for name in export.parts if any(path.startswith(f"{name}/") for path in export.frozen)]
     return TEMPLATE.format(
         policy=export.policy,
+        **{place: said.format(adapter=adapter) if adapter else "" for place, said in WITH_ADAPTER.items()},
         source="\n".join(f"- {name}: {value}" for name, value in export.source.items()),
         images=", ".join(f'"{camera.slot}": {camera.slot}_picture' for camera in requirements.cameras),
         proprio_width=space.proprio_width,

@@ -13,6 +13,7 @@ import importlib.util
 import json
 import platform
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,8 @@ def _loaded(folder: Path) -> Iterator[Any]:
         if (folder / "adapter").is_dir():
             import peft  # seconds, which no other export needs
 
-            model = peft.PeftModel.from_pretrained(model, folder / "adapter")
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft's own, of transformers 6
+                model = peft.PeftModel.from_pretrained(model, folder / "adapter")
         with torch.no_grad():
             yield model.eval()
     finally:

@@ -42,9 +42,10 @@ def templates(policy: str) -> list[Path]:
     return files
 
 
-def write_report(folder: Path, export: Export, parity: dict[str, Any]) -> None:
+def write_report(folder: Path, export: Export, parity: dict[str, Any], *, adapter: str = "") -> None:
+    """Args: adapter: as of `model_card.text`."""
     _write_json(folder / "parity.json", parity)
-    (folder / "README.md").write_text(model_card.text(export, parity), encoding="utf-8")
+    (folder / "README.md").write_text(model_card.text(export, parity, adapter=adapter), encoding="utf-8")
 
 
 def tensors(export: Export, parameters: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:

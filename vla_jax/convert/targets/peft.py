@@ -41,7 +41,7 @@ def write(folder: Path, export: Export) -> None:
 
 
 def write_report(folder: Path, export: Export, parity: dict[str, Any]) -> None:
-    hf.write_report(folder, export, parity)
+    hf.write_report(folder, export, parity, adapter=ADAPTER)
 
 
 def write_adapter(folder: Path, disk: Sequence[DiskTensor], adapters: Adapters) -> None:
