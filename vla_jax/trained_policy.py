@@ -56,6 +56,11 @@ class TrainedPolicy:
         dimensions = space.dimensions if kind == "action" else space.proprio
         return normalizer(space.normalization, statistics, dimensions, f"{where}: {dataset}/{kind}")
 
+    @property
+    def int8(self) -> str | None:
+        """Its mode, for what evaluation writes."""
+        return None if self.quantization is None else self.quantization.mode
+
     def untrained(self, seed: int = 0) -> "TrainedPolicy":
         """The same policy with parameters as they are drawn before training; frozen ones stay what they are."""
         structure, drawn = parameter_paths.split(self.config.build_policy(nnx.Rngs(seed)))

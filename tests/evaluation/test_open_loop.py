@@ -47,11 +47,14 @@ def _eval(*options) -> subprocess.CompletedProcess:
 
 def test_a_run_is_evaluated_from_the_command_line(tiny_run, bridge_data, tmp_path):
     dataset = bridge_data / "bridge_dataset" / "1.0.0"
-    result = _eval("--checkpoint", tiny_run, "--open-loop", dataset, "--out", tmp_path / "out", "--num-pictures", 2)
+    where = ["--checkpoint", tiny_run, "--open-loop", dataset, "--out", tmp_path / "out"]
+    result = _eval(*where, "--num-pictures", 2, "--int8", "weight_only")
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     jsonschema.validate(summary, schema("open_loop_summary"))
     assert (summary["split"], summary["step"], summary["weights"]) == ("val", 6, "ema")
+    assert summary["int8"] == "weight_only"
+    assert "int8 weight_only" in " ".join(result.stdout.split())
     assert (summary["episodes"], summary["windows"]) == (3, 21)
     assert np.shape(summary["mean_absolute_error"]) == (4, 10)
     rows = list(csv.DictReader((tmp_path / "out" / "errors.csv").open()))

@@ -99,6 +99,7 @@ def evaluate(policy: TrainedPolicy, config: ClosedLoopConfig, out: Path, *, num_
                     progress.advance(task)
         summary = summarize(trials, f"{config.environment}:{config.suite}", config.seed)
         summary |= {"checkpoint": str(policy.path), "step": policy.stored.step, "probe": config.probe}
+        summary["int8"] = policy.int8
         summary["embodiments"] = {
             name: summarize([t for t in trials if t.embodiment == name], summary["suite"], config.seed)
             for name in embodiments

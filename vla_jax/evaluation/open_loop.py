@@ -95,6 +95,7 @@ def summarize(
         "checkpoint": str(policy.path),
         "step": policy.stored.step or 0,
         "weights": policy.stored.weights,
+        "int8": policy.int8,
         "dataset": dataset,
         "split": split,
         "episodes": len(np.unique(errors.ids[:, 0])),
@@ -127,7 +128,8 @@ def _training_mean(policy: TrainedPolicy, dataset: str) -> np.ndarray:
 
 
 def _print(summary: dict[str, Any], out: Path) -> None:
-    title = f"{summary['dataset']} / {summary['split']}, step {summary['step']} ({summary['weights']} weights)"
+    weights = f"{summary['weights']} weights" + (f", int8 {summary['int8']}" if summary["int8"] else "")
+    title = f"{summary['dataset']} / {summary['split']}, step {summary['step']} ({weights})"
     table = rich.table.Table("dimension", "unit", "error, next action", "error, last", "training mean", title=title)
     policy, baseline = summary["mean_absolute_error"], summary["baseline_mean_absolute_error"]
     for a, dimension in enumerate(summary["dimensions"]):
