@@ -157,6 +157,8 @@ def test_impossible_configs_are_refused(action_space):
         ({"cameras": ("primary", "primary")}, "cameras"),
         ({"clip": dataclasses.replace(config.clip, vision=None)}, "exactly one"),
         ({"clip": dataclasses.replace(config.clip, text=None)}, "text is None"),
+        ({"window": 0}, "window=0"),
+        ({"text_length": 0}, "text_length=0"),
     ):
         with pytest.raises(InputError, match=message):
             dataclasses.replace(config, **change)

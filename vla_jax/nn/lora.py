@@ -42,6 +42,11 @@ class LoraConfig:
             )
         if not self.targets:
             raise InputError("lora.targets is empty; name the linear layers to adapt, or leave lora out")
+        for pattern in self.targets + self.trained:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise InputError(f"lora: {pattern!r} is no regular expression ({error})") from error
 
     @property
     def scale(self) -> float:

@@ -63,7 +63,7 @@ class EfVlaConfig(PolicyConfig):
     last_attention: LastAttention = "qk"
     """How CLIP's last block attends for X_attn; `qq` is the original ClearCLIP's."""
     clip_weights: str | None = None
-    """A local Hugging Face folder of the CLIP model; its parameters are read from there."""
+    """A local Hugging Face folder of the CLIP model, or one that `python -m vla_jax import` made: its parameters."""
     cameras: tuple[str, ...] = ("primary", "wrist")
     window: int = 12
     text_length: int = 16
@@ -91,6 +91,8 @@ class EfVlaConfig(PolicyConfig):
             )
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise InputError(f"policy.cameras={self.cameras}: one or more different camera slots expected")
+        if self.window < 1 or self.text_length < 1:
+            raise InputError(f"policy: window={self.window}, text_length={self.text_length}: 1 or more each expected")
 
     @property
     def step_width(self) -> int:
