@@ -120,5 +120,9 @@ def _sentence(message: str) -> str:
     words = named.split(", ")
     unknown = [word.partition("=")[0] for word in words if word.startswith("--")] or words
     offered = dict.fromkeys(re.findall(r"^--\w[\w.-]*", "\n".join(lines[end:]), re.MULTILINE))
-    instead = f"did you mean {' or '.join(offered)}?" if offered else "--help lists those there are"
+    instead = (
+        f"did you mean {' or '.join(offered)}?"
+        if offered
+        else "`train.py --config RECIPE --help` lists those there are"
+    )
     return f"{', '.join(unknown)}: no such key; {instead}"

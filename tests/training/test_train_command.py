@@ -53,7 +53,10 @@ def command(*arguments):
         (["--config", "configs/nothing.py"], "there is no file configs/nothing.py"),
         (["--config", "README.md"], "not a Python file"),
         (["--config", "configs/ef_vla_bridge.py:tyny"], "has no tyny().*variants are .*'tiny'"),
-        ([*TINY, "--learning-rate", "1"], r"train\.py: --learning-rate: no such key; --help lists those there are$"),
+        (
+            [*TINY, "--learning-rate", "1"],
+            r"train\.py: --learning-rate: no such key; `train.py --config RECIPE --help` lists those there are$",
+        ),
         (
             [*TINY, "--policy.trunk.num-heds", "1"],
             r"train\.py: --policy.trunk.num-heds: no such key; did you mean --policy.trunk.num-heads or ",

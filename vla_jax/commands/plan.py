@@ -1,7 +1,7 @@
 """Counts a recipe's parameters and FLOPs, from shapes alone: no weights, no data, no accelerator, seconds.
 
---dotted.key value after it changes the recipe, as in train.py. The forward pass is `act` on one observation, the
-training step is the one that train.py runs, at the recipe's batch size.
+--dotted.key value after it changes the recipe, as in train.py, whose --help lists the keys. The forward pass is `act`
+on one observation, the training step is the one that train.py runs, at the recipe's batch size.
 """
 
 import argparse
