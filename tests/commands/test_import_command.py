@@ -131,6 +131,19 @@ def test_dtype_casts_and_says_so_in_every_parameter(source, tmp_path):
     )
 
 
+def test_a_cast_folder_goes_back_with_a_config_that_says_its_dtype(source, tmp_path):
+    for name, cast in (("as_it_was", ()), ("wide", ("--dtype", "float32"))):
+        folder = shutil.copytree(source, tmp_path / f"{name}_source")
+        tree = json.loads((folder / "config.json").read_text())
+        tree |= {"dtype": "bfloat16", "vision_config": tree["vision_config"] | {"torch_dtype": "bfloat16"}}
+        (folder / "config.json").write_text(json.dumps(tree))
+        assert run_import(folder, tmp_path / name, *cast) == 0
+        assert run_export(tmp_path / name, tmp_path / f"{name}_back") == 0
+        found = json.loads((tmp_path / f"{name}_back" / "config.json").read_text())
+        expected = "float32" if cast else "bfloat16"
+        assert (found["dtype"], found["vision_config"]["torch_dtype"]) == (expected, expected)
+
+
 def test_a_policys_part_reads_an_imported_folder_as_it_reads_hugging_faces(source, imported):
     shapes = shapes_of(dtype=jnp.bfloat16)
     mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -57,7 +57,13 @@ def run(options: argparse.Namespace) -> int:
     num_bytes = sum(tensor.nbytes for tensor in parameters.values())
     with weights_folder(options.out, num_bytes) as folder:
         written = write_imported(
-            folder.path, options.source, options.family, parameters, missing=missing, advance=folder.advance
+            folder.path,
+            options.source,
+            options.family,
+            parameters,
+            missing=missing,
+            cast=options.dtype,
+            advance=folder.advance,
         )
         folder.digests.update(written)
     seconds = time.perf_counter() - started

@@ -1,7 +1,7 @@
 """A folder that `python -m vla_jax import` makes: Hugging Face weights in our layout, and what lay beside them.
 
     FOLDER/parameters.safetensors   by path, in the dtype of the file that they came from
-    FOLDER/import.json              the family, and the paths that the file lacked
+    FOLDER/import.json              the family, the paths that the file lacked, the dtype of a cast
     FOLDER/source/                  config.json, tokenizer and whatever else is no weights, as it was
     FOLDER/MANIFEST.json            digests
 
@@ -53,6 +53,8 @@ class ImportedFolder:
     family: str
     missing: tuple[str, ...]
     """Paths that the file lacked."""
+    cast: str | None
+    """The dtype that the import was told to give all parameters; None: they are as the file had them."""
 
     @property
     def source(self) -> Path:
@@ -79,7 +81,7 @@ def open_imported(folder: Path) -> ImportedFolder:
     if tree.get("schema_version") != SCHEMA_VERSION:
         found = tree.get("schema_version")
         raise InputError(f"{folder / IMPORT}: schema_version {found!r}, this one reads {SCHEMA_VERSION}; import again")
-    return ImportedFolder(folder, tree["family"], tuple(tree["missing"]))
+    return ImportedFolder(folder, tree["family"], tuple(tree["missing"]), tree["cast"])
 
 
 def write_imported(
@@ -89,6 +91,7 @@ def write_imported(
     parameters: Mapping[str, LazyTensor],
     *,
     missing: Collection[str],
+    cast: str | None,
     advance: Callable[[int], None],
 ) -> dict[Path, str]:
     """Everything but the manifest. Args: source: the Hugging Face folder; advance: as of `write_tensor_file`.
@@ -96,7 +99,7 @@ def write_imported(
     Returns: the sha256 of the file of parameters.
     """
     _copy_documents(source, folder / SOURCE)
-    tree = {"schema_version": SCHEMA_VERSION, "family": family, "missing": sorted(missing)}
+    tree = {"schema_version": SCHEMA_VERSION, "family": family, "missing": sorted(missing), "cast": cast}
     (folder / IMPORT).write_text(json.dumps(tree, indent=1) + "\n")
     return {folder / PARAMETERS_FILE: write_tensor_file(folder / PARAMETERS_FILE, parameters, advance=advance)}
 
@@ -113,6 +116,9 @@ def write_hugging_face(
     Returns: as `save`.
     """
     shutil.copytree(imported.source, folder, dirs_exist_ok=True)
+    if imported.cast is not None:
+        config = _with_dtype(read_json(folder / "config.json"), imported.cast)
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     lacking = {path: shapes[path] for path in imported.missing}
     tensors = lazy_tensors(imported.family, imported.parameters(), lacking=lacking)
     return save(folder, tensors.items(), advance=advance)
@@ -152,6 +158,13 @@ def imported_parameters(
                 f"import again with --dtype {dtypes[path]}"
             )
     return chosen
+
+
+def _with_dtype(tree: Any, dtype: str) -> Any:
+    """config.json that says `dtype` wherever it names one: transformers loads what it says, not what the file has."""
+    if isinstance(tree, dict):
+        return {key: dtype if key in ("dtype", "torch_dtype") else _with_dtype(tree[key], dtype) for key in tree}
+    return [_with_dtype(item, dtype) for item in tree] if isinstance(tree, list) else tree
 
 
 def _copy_documents(source: Path, target: Path) -> None:
