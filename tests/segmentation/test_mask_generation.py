@@ -251,3 +251,17 @@ def test_proposals_of_a_picture_are_those_of_transformers(processor, tmp_path):
     np.testing.assert_array_equal(found.boxes[seen] - [0, 0, 1, 1], boxes.numpy()[seen])
     np.testing.assert_array_equal(found.areas, (masks[0] > 0).sum((-1, -2)).flatten())
     assert len(np.unique(found.boxes, axis=0)) > 9
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"largest_overlap": -1.0}, "largest-overlap is -1.0: a share"),
+        ({"smallest_quality": 88.0}, "smallest-quality is 88.0: a share"),
+        ({"count": 0}, "count is 0: at least 1"),
+        ({"smallest_area": 0.8}, "rising shares"),
+    ],
+)
+def test_limits_that_let_nothing_or_everything_through_are_refused(limits, message):
+    with pytest.raises(InputError, match=message):
+        Selection(**limits)

@@ -78,10 +78,11 @@ def run(options: argparse.Namespace) -> int:
             part_steps=options.part,
         )
         made = making.make()
+        hint = "" if made.num_boxes else "; lower --smallest-quality or --smallest-stability where SAM sees objects"
         print(
             f"{split}: {made.num_boxes} boxes in {made.num_steps} pictures of {options.slot}, "
             f"{made.num_unreadable} pictures are unreadable and have none, {time.perf_counter() - started:.1f} s: "
-            f"{made.folder}"
+            f"{made.folder}{hint}"
         )
     return 0
 

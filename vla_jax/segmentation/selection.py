@@ -29,6 +29,11 @@ class Selection:
     def __post_init__(self):
         if not 0 <= self.smallest_area < self.largest_area <= 1:
             raise InputError(f"areas {self.smallest_area} to {self.largest_area}: rising shares of 0 to 1 are expected")
+        for name in ("smallest_quality", "smallest_stability", "largest_overlap"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name.replace('_', '-')} is {getattr(self, name)}: a share of 0 to 1 is expected")
+        if self.count < 1:
+            raise InputError(f"count is {self.count}: at least 1 is expected")
 
     def __call__(
         self, proposals: Proposals, height: int, width: int
