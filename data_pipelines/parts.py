@@ -116,11 +116,19 @@ def find_or_build(find: Callable[[], T | None], build: Callable[[], None]) -> T:
 def made(work: Work, *, jobs: int) -> Iterator[None]:
     """In the block all parts are there; when it succeeds, they are removed."""
     _remove_abandoned(work.folder)
-    make_missing(work, jobs=jobs)
-    yield
-    shutil.rmtree(work.folder, ignore_errors=True)
+    try:
+        make_missing(work, jobs=jobs)
+        yield
+    except PartLostError:  # another process has finished and removed them: what was made since is nobody's
+        _remove(work.folder)
+        raise
+    _remove(work.folder)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
-        work.folder.parent.rmdir()
+        folder.parent.rmdir()
 
 
 def make_missing(work: Work, *, jobs: int) -> None:
