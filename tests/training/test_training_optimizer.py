@@ -1,5 +1,6 @@
 """Schedule, clipping and weight decay against their formulas."""
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -7,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from vla_jax.training.optimizer import OptimizerConfig
+from vla_jax.training.optimizer import OptimizerConfig, RateFactor
+from vla_jax.types import InputError
 
 
 def expected_rate(step, *, peak, warmup, total, final):
@@ -63,3 +65,37 @@ def test_five_steps_match_adamw_in_numpy(clip_norm):
     theirs = adamw_numpy(dict(start), gradients, config, rates)
     for path in start:
         np.testing.assert_allclose(ours[path], theirs[path], rtol=2e-5, atol=1e-5)
+
+
+PARAMETERS = {"vlm/kernel": jnp.ones((2, 3)), "head/out/kernel": jnp.ones((3, 2)), "head/out/bias": jnp.ones(2)}
+
+
+def _moved(config: OptimizerConfig) -> dict:
+    """How far a few steps carry each parameter."""
+    optimizer, parameters = config.build(4), PARAMETERS
+    state = optimizer.init(parameters)
+    for step in range(3):
+        gradients = {path: jnp.full_like(array, 0.1 * (step + 1)) for path, array in parameters.items()}
+        updates, state = optimizer.update(gradients, state, parameters)
+        parameters = optax.apply_updates(parameters, updates)
+    return {path: parameters[path] - PARAMETERS[path] for path in parameters}
+
+
+def test_a_rate_factor_scales_the_steps_of_the_parameters_that_it_names_and_the_first_match_counts():
+    base = OptimizerConfig(peak_rate=1e-3, warmup_steps=1)
+    rates = (RateFactor(pattern="head/.*/bias", factor=3.0), RateFactor(pattern="head/.*", factor=10.0))
+    plain, scaled = _moved(base), _moved(dataclasses.replace(base, rates=rates))
+    for path, factor in {"vlm/kernel": 1, "head/out/kernel": 10, "head/out/bias": 3}.items():
+        # the decay of a kernel rests on its value, which a larger step has changed
+        np.testing.assert_allclose(scaled[path], factor * plain[path], rtol=1e-3)
+
+
+def test_a_rate_pattern_that_matches_nothing_is_refused():
+    config = OptimizerConfig(rates=(RateFactor(pattern="hed/.*", factor=10.0),))
+    with pytest.raises(InputError, match=r"optimizer.rates.*hed"):
+        config.build(4).init(PARAMETERS)
+
+
+def test_a_rate_of_nothing_is_refused():
+    with pytest.raises(InputError, match="factor=0"):
+        RateFactor(pattern="head/.*", factor=0.0)
