@@ -99,3 +99,17 @@ def test_structure_names_axes_without_allocating():
     assert structure.shapes()["blocks/mlp/up/kernel"].shape == (32, 4096, 20)
     assert structure.logical_axes()["blocks/mlp/up/kernel"] == ("layers", "embed", "mlp")
     assert structure.logical_axes()["blocks/mlp_norm/scale"] == ("layers", "feature")
+
+
+def test_what_is_kept_of_projections_is_made_inside_the_layer_and_only_that_is_held(stack, x):
+    every = stack.run(x, Taps(projections=(2, 0))).projections
+    kept = stack.run(x, Taps(projections=(2, 0), kept=lambda found: {"sum": found.query.sum(axis=(1, 3))})).projections
+    assert list(kept) == ["sum"]
+    np.testing.assert_allclose(kept["sum"], every.query.sum(axis=(2, 4)), rtol=1e-5, atol=1e-6)
+
+
+def test_an_edit_reaches_the_input_of_the_layer_that_it_names_and_no_other(stack, x):
+    edited = stack.run(x, Taps(range(1, 3), edit=lambda x, number: jnp.where(number == 2, 0.5 * x, x)), span=(1, 3))
+    plain = stack.run(x, Taps(range(1, 3)), span=(1, 3))
+    np.testing.assert_array_equal(edited.layers[0], plain.layers[0])
+    np.testing.assert_allclose(edited.tokens, stack.block(2)(0.5 * plain.layers[0]), atol=1e-6)

@@ -19,7 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from vla_jax.encoders.vit import LearnedRotaryPositions, VitConfig
-from vla_jax.nn.mlp import ACTIVATION_NAMES, MlpConfig, activation_of
+from vla_jax.nn.mlp import ACTIVATION_NAMES, ACTIVATIONS, MlpConfig, activation_of
 from vla_jax.nn.norms import layer_norm
 from vla_jax.nn.stack import NO_TAPS, Taps
 from vla_jax.types import InputError, TokenGrid
@@ -80,8 +80,18 @@ class Qwen3VlVision(nnx.Module):
         keys = jax.random.split(rngs.params(), len(config.deepstack))
         self.deepstack = jax.vmap(lambda key: DeepStackMerger(config, rngs=nnx.Rngs(key)))(keys)
 
-    def __call__(self, images: UInt8[Array, "b y x 3"], *, taps: Taps = NO_TAPS) -> PictureTokens:
-        """Raises InputError where a side of the pictures is no multiple of `merge_size` patches."""
+    def __call__(
+        self,
+        images: UInt8[Array, "b y x 3"],
+        *,
+        taps: Taps = NO_TAPS,
+        beside: Float[Array, "b m w"] | None = None,
+    ) -> PictureTokens:
+        """Args: beside: added to what the merger's first layer makes of each window: its share of further features that
+        stand beside the window's own, under a first layer that is wider by them.
+
+        Raises InputError where a side of the pictures is no multiple of `merge_size` patches.
+        """
         merge, levels = self.config.merge_size, self.config.deepstack
         rows, columns = self.vit.grid(images)
         if rows % merge or columns % merge:
@@ -89,10 +99,12 @@ class Qwen3VlVision(nnx.Module):
                 f"pictures of {images.shape[1]} x {images.shape[2]} pixels; multiples of "
                 f"{merge * self.config.vit.patch_size} expected"
             )
-        patches = self.vit(images, taps=Taps((*levels, *taps.layers), taps.projections))
+        patches = self.vit(images, taps=taps._replace(layers=(*levels, *taps.layers)))
         assert patches.layers is not None
         of_levels, of_taps = patches.layers[: len(levels)], patches.layers[len(levels) :]
-        merged = self.merger(_merge(patches.tokens, columns, merge))
+        hidden = self.merger.up(_merge(patches.tokens, columns, merge))
+        hidden = hidden if beside is None else hidden + beside.astype(hidden.dtype)
+        merged = self.merger.down(ACTIVATIONS[self.merger.activation](hidden))
         _, deepstack = jax.lax.scan(
             lambda _, level: (None, level[0](_merge(level[1], columns, merge))), None, (self.deepstack, of_levels)
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 def picture_positions(
@@ -36,3 +36,13 @@ def picture_positions(
 def next_position(positions: Int[Array, "3 b n"]) -> Int[Array, "b"]:
     """Of text that follows. Padding is at 0, so that it does not show."""
     return jnp.max(positions, axis=(0, 2)) + 1
+
+
+def finer_positions(first: Int[Array, "3 b"], grid: tuple[int, int], finer: tuple[int, int]) -> Float[Array, "3 b m"]:
+    """Where the patches of another grid over the same picture lie, row by row: between whole positions.
+
+    Args: first: positions of the picture's first token. grid: its rows and columns. finer: those of the other grid.
+    """
+    places = [(np.arange(count) + 0.5) * size / count - 0.5 for size, count in zip(grid, finer, strict=True)]
+    inside = np.stack([np.zeros(finer), *np.meshgrid(*places, indexing="ij")]).reshape(3, 1, -1)
+    return first[..., None].astype(jnp.float32) + jnp.asarray(inside, jnp.float32)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flax import nnx
-from jaxtyping import Array, Int
+from jaxtyping import Array, Real
 
 from vla_jax.language.decoder import Decoder, DecoderConfig
 from vla_jax.language.release_settings import decoder_fields, release_settings
@@ -42,7 +42,7 @@ class Qwen3VlText(Decoder):
         super().__init__(config.decoder, rngs=rngs)
         self.sections = config.sections
 
-    def rotation(self, positions: Int[Array, "*axes b n"]) -> Rotation:
+    def rotation(self, positions: Real[Array, "*axes b n"]) -> Rotation:
         """Of positions in time, height and width, or of text, where the three are one."""
         if positions.ndim == 2:
             return super().rotation(positions)

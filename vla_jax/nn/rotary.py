@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Real
 
 
 class Rotation(NamedTuple):
@@ -48,13 +48,13 @@ def text_rotation(positions: Int[Array, "b n"], head_width: int, theta: float) -
 
 
 def multimodal_rotation(
-    positions: Int[Array, "3 b n"], head_width: int, theta: float, sections: Sequence[int]
+    positions: Real[Array, "3 b n"], head_width: int, theta: float, sections: Sequence[int]
 ) -> Rotation:
     """Interleaved M-RoPE (Qwen3-VL): each frequency turns by the position in time, height or width.
 
-    `positions` are time, height and width of each token, all three equal for text. `sections` says how many
-    frequencies belong to each; they sum to f / 2. Height has frequencies 1, 4, 7, ... below three times its section,
-    width 2, 5, 8, ...; time has the others.
+    `positions` are time, height and width of each token, all three equal for text; they need not be whole numbers.
+    `sections` says how many frequencies belong to each; they sum to f / 2. Height has frequencies 1, 4, 7, ... below
+    three times its section, width 2, 5, 8, ...; time has the others.
     """
     assert sum(sections) == head_width // 2, f"sections {sections} do not sum to half of head width {head_width}"
     axis = np.zeros(head_width // 2, int)

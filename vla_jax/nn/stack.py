@@ -7,7 +7,7 @@ of gradients, each as large as all parameters, as there are parts.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -28,12 +28,16 @@ WHOLE: Span = (0, None)
 
 
 class Taps(NamedTuple):
-    """The layers, counted from 0 over the whole stack, whose insides are asked for."""
+    """Where one looks, or reaches, into a stack; layers are counted from 0 over the whole of it."""
 
     layers: Sequence[int] = ()
     """For the blocks' outputs."""
     projections: Sequence[int] = ()
     """For queries, keys and values."""
+    kept: Callable[[Projections], Any] | None = None
+    """What is kept of the queries, keys and values, made inside the layer: they themselves need not be held then."""
+    edit: Callable[[Array, Array], Array] | None = None
+    """What is made of the tokens before each layer; its number is the second argument. For probes."""
 
 
 NO_TAPS = Taps()
@@ -43,7 +47,8 @@ class StackOutput(NamedTuple):
     tokens: Float[Array, "b n d"]
     layers: Float[Array, "l b n d"] | None
     """In the order asked for."""
-    projections: Projections | None
+    projections: Any | None
+    """`Projections`, or what `Taps.kept` makes of them; a leading axis of layers."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,10 +86,10 @@ class Stack(nnx.Module):
 
         def body(x: Array, layer: tuple) -> tuple[Array, None]:
             number, block_extra, block_key = layer
-            block = self._block(number)
+            block = self.at(number)
             return block(x, memory, mask=mask, rotation=rotation, key=block_key, extra=block_extra), None
 
-        return jax.lax.scan(self._checkpointed(body), x, (self._numbers((start, stop)), extra, keys))[0]
+        return jax.lax.scan(self.checkpointed(body), x, (self.numbers((start, stop)), extra, keys))[0]
 
     def run(
         self,
@@ -112,31 +117,34 @@ class Stack(nnx.Module):
                 f"layers {out_of_range} were asked for; the blocks that run whole are {start} to {stop - 1}"
             )
 
-        def one(x: Array, number: Block | Array, block_extra: KeyValue | None) -> tuple[Array, Projections]:
-            block = self._block(number)
+        def one(x: Array, number: Block | Array, block_extra: KeyValue | None) -> tuple[Array, Any]:
+            block = self.at(number)
             projections = block.projections(x, rotation=rotation)
-            return block.finish(x, block.attention.combine(projections, mask=mask, extra=block_extra)), projections
+            kept = projections if taps.kept is None else taps.kept(projections)
+            return block.finish(x, block.attention.combine(projections, mask=mask, extra=block_extra)), kept
 
         def body(carry: tuple, layer: tuple) -> tuple[tuple, None]:
             (x, rooms), (index, places, *inputs) = carry, layer
-            x, projections = self._checkpointed(one)(x, *inputs)
+            x = x if taps.edit is None else taps.edit(x, start + index)
+            x, projections = self.checkpointed(one)(x, *inputs)
             if additions is not None:
                 x = x + jnp.where(index < num_additions, additions[jnp.minimum(index, num_additions - 1)], 0)
             return (x, [_put(*each) for each in zip(rooms, places, (x, projections), strict=True)]), None
 
-        inputs = (self._numbers((start, stop)), extra)
-        places = [_places(layers, start, stop) for layers in taps]
+        inputs = (self.numbers((start, stop)), extra)
+        asked = (taps.layers, taps.projections)
+        places = [_places(layers, start, stop) for layers in asked]
         rooms: list[Any] = [None, None]
         if wanted:
             shapes = jax.eval_shape(lambda x, all: one(x, *jax.tree.map(lambda a: a[0], all)), x, inputs)
             rooms = [_room(shape, rows) for shape, rows in zip(shapes, places, strict=True)]
         (x, rooms), _ = jax.lax.scan(body, (x, rooms), (jnp.arange(stop - start), places, *inputs))
-        return StackOutput(x, *(_ordered(room, layers) for room, layers in zip(rooms, taps, strict=True)))
+        return StackOutput(x, *(_ordered(room, layers) for room, layers in zip(rooms, asked, strict=True)))
 
     def block(self, index: int) -> Block:
         return jax.tree.map(lambda stacked: stacked[index], self.blocks)
 
-    def _numbers(self, span: Span) -> Block | Int[Array, "b"]:
+    def numbers(self, span: Span) -> Block | Int[Array, "b"]:
         """What a scan over `span` goes through: the blocks where they are all, else their numbers.
 
         A slice of the stacked parameters would be a copy of them. Over the whole stack the blocks themselves are
@@ -145,7 +153,8 @@ class Stack(nnx.Module):
         start, stop = span
         return self.blocks if (start, stop) == (0, self.num_layers) else jnp.arange(start, stop)
 
-    def _block(self, number: Block | Int[Array, ""]) -> Block:
+    def at(self, number: Block | Int[Array, ""]) -> Block:
+        """The block of one of `numbers`."""
         if isinstance(number, Block):
             return number
         return jax.tree.map(lambda all: jax.lax.dynamic_index_in_dim(all, number, keepdims=False), self.blocks)
@@ -156,7 +165,7 @@ class Stack(nnx.Module):
             raise InputError(f"layers {start}:{stop} were asked for; there are 0:{self.num_layers}")
         return start, stop
 
-    def _checkpointed(self, body):
+    def checkpointed(self, body):
         return jax.checkpoint(body, prevent_cse=False) if self.remat == "full" else body
 
 
