@@ -16,10 +16,10 @@ test: $(STAMP)
 	JAX_PLATFORMS=cpu $(RUN) -m pytest
 
 test-fast: $(STAMP)
-	JAX_PLATFORMS=cpu $(RUN) -m pytest -m "not slow and not environments"
+	JAX_PLATFORMS=cpu $(RUN) -m pytest -m "not slow and not environments and not all_presets"
 
 test-all: $(STAMP)
-	JAX_PLATFORMS=cpu $(RUN) -m pytest -m "environments or not environments"
+	JAX_PLATFORMS=cpu $(RUN) -m pytest -m ""
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -74,7 +74,8 @@ def run(config: RunConfig, directory: RunDirectory, init_from: Path | None, pree
         refuse_unknown_slots("augmentation.kept_slot", [colors.kept_slot] if colors.kept_slot else [])
     program = build_program(config, config.mesh.build())
     reads = config.policy.data_requirements()
-    tokenizer = provenance.tokenizer_config(directory, config, init_from).build(reads.text_length, reads.vocab_size)
+    vocabulary = provenance.tokenizer_config(directory, config, init_from)
+    tokenizer = vocabulary.build(reads.text_length, reads.vocab_size, config.policy.prompt())
     with accelerator.first_process_first("data"):
         pipeline = open_pipeline(
             config.data,

@@ -55,7 +55,7 @@ def main() -> None:
 def _pipeline(config: RunConfig, folder: Path):
     reads = config.policy.data_requirements()
     data = recipe.override(config, ["--data.root", str(folder)], program="bench").data
-    tokenize = config.tokenizer.build(reads.text_length, reads.vocab_size)
+    tokenize = config.tokenizer.build(reads.text_length, reads.vocab_size, config.policy.prompt())
     return open_pipeline(
         data, reads, tokenize, seed=0, batch_size=config.batch_size, cache=folder / "cache", quarantine=None
     )

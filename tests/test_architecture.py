@@ -44,7 +44,7 @@ ARROWS: list[tuple[str, tuple[str, ...]]] = [
         "vla_jax/vlms",
         ("vla_jax.vlms", "vla_jax.encoders", "vla_jax.language", "vla_jax.fusion", "vla_jax.nn", "vla_jax.types"),
     ),
-    ("vla_jax/policies/base.py", ("vla_jax.types",)),
+    ("vla_jax/policies/base.py", ("vla_jax.types", "vla_jax.language.prompts")),
     (
         "vla_jax/policies",
         ("vla_jax.policies.base", "vla_jax.encoders", "vla_jax.language", "vla_jax.fusion", "vla_jax.actions")

@@ -133,5 +133,5 @@ def load_policy(path: Path | str, *, step: int | None = None, weights: Weights =
     vocabulary = run.tokenizer if run.tokenizer.is_dir() else config.tokenizer.path
     tokenizer = dataclasses.replace(config.tokenizer, path=None if vocabulary is None else str(vocabulary))
     reads = config.policy.data_requirements()
-    built = tokenizer.build(reads.text_length, reads.vocab_size)
+    built = tokenizer.build(reads.text_length, reads.vocab_size, config.policy.prompt())
     return TrainedPolicy(Path(path), config, stored, built, stored.statistics())

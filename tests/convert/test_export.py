@@ -26,7 +26,10 @@ from vla_jax.policies import ef_vla
 from vla_jax.run_directory import verify_manifest, write_manifest
 from vla_jax.schemas import schema
 
-CODE = ["configuration_ef_vla.py", "modeling_ef_vla.py", "processing_ef_vla.py", "transformer_ef_vla.py"]
+CODE = [
+    *("clip_ef_vla.py", "configuration_ef_vla.py", "configuration_vla.py", "modeling_ef_vla.py", "modeling_vla.py"),
+    *("processing_vla.py", "transformer_vla.py"),
+]
 FILES = [
     *("MANIFEST.json", "README.md", "config.json", "dataset_statistics.json", "model.safetensors", "parity.json"),
     *("preprocessor_config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", *CODE),
@@ -227,9 +230,8 @@ def test_wrong_settings_are_caught(twin, parameter_folder, tmp_path, monkeypatch
 
 @pytest.mark.usefixtures("quick")
 def test_code_that_computes_something_else_is_caught(parameter_folder, tmp_path, monkeypatch, capsys):
-    folder = tmp_path / "templates" / "ef_vla"
-    shutil.copytree(hf.TEMPLATES / "ef_vla", folder)
-    file = folder / "processing_ef_vla.py"
+    shutil.copytree(hf.TEMPLATES, tmp_path / "templates")
+    file = tmp_path / "templates" / "shared" / "processing_vla.py"
     assert "Image.Resampling.BICUBIC" in file.read_text()
     file.write_text(file.read_text().replace("Image.Resampling.BICUBIC", "Image.Resampling.NEAREST"))
     monkeypatch.setattr(hf, "TEMPLATES", tmp_path / "templates")

@@ -5,6 +5,7 @@ A folder that `import` made becomes the Hugging Face folder that it came from, w
 """
 
 import argparse
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,8 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from data_pipelines.transforms.boxes import MoveBoxes
+from data_pipelines.transforms.geometry import UNCHANGED
 from data_pipelines.transforms.resize import Resize
 from vla_jax import config as configuration
 from vla_jax import pretrained
@@ -107,8 +110,9 @@ def _export(policy: TrainedPolicy, parameters: dict[str, np.ndarray]) -> Export:
         source["Step"] = f"{stored.step} of {config.num_steps}, batches of {config.batch_size}"
         source["Weights"] = "moving average (EMA)" if stored.weights == "ema" else "raw, no moving average"
     requirements = config.policy.data_requirements()
-    if other := [f"{camera.slot}: {camera.filter}" for camera in requirements.cameras if camera.filter != "bicubic"]:
-        raise InputError(f"{policy.path}: {other}: an exported folder resizes by the bicubic filter alone")
+    if other := [f"{camera.slot}: {camera.filter}" for camera in requirements.cameras if camera.filter == "fast"]:
+        raise InputError(f"{policy.path}: {other}: an exported folder resizes by the bicubic or the bilinear filter")
+    prompt = config.policy.prompt()
     return Export(
         policy=type(config.policy).__module__.rpartition(".")[2],
         settings=configuration.to_json(config.policy),
@@ -119,6 +123,7 @@ def _export(policy: TrainedPolicy, parameters: dict[str, np.ndarray]) -> Export:
         statistics=policy.statistics,
         save_tokenizer=policy.tokenizer.save,
         source=source,
+        prompt=None if prompt is None else dataclasses.asdict(prompt),
         adapters=_adapters(policy),
     )
 
@@ -167,29 +172,49 @@ def _stages(
 def _predictions(policy: TrainedPolicy) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """One fixed observation for each dataset, all the way from pictures and words to actions in real units."""
     generator = np.random.default_rng(0)
-    cameras = policy.config.policy.data_requirements().cameras
-    images = {camera.slot: generator.integers(0, 256, (48, 64, 3), np.uint8) for camera in cameras}
+    needs = policy.config.policy.data_requirements()
+    sources = dict.fromkeys(camera.source for camera in needs.cameras)
+    seen: dict[str, Any] = {"images": {slot: generator.integers(0, 256, (48, 64, 3), np.uint8) for slot in sources}}
+    if needs.boxes is not None:
+        corner = generator.uniform(0, 0.5, (needs.boxes.count + 1, 2))  # one too many
+        seen["boxes"] = np.concatenate([corner, corner + generator.uniform(0.01, 0.5, corner.shape)], axis=1)
+    if needs.depths:
+        seen["depths"] = {d.slot: generator.uniform(0.3, 2, (48, 64)).astype(np.float32) for d in needs.depths}
     for dataset in sorted(policy.statistics):
         statistics = policy.statistics[dataset]["proprio"]
         proprio = np.asarray(statistics["mean"], np.float32) + 0.5 * np.asarray(statistics["std"], np.float32)
-        chunk = policy.act_unnormalized(_observation(policy, images, proprio, dataset), dataset)[0]
-        arguments = {"images": images, "proprio": proprio, "instruction": INSTRUCTION, "unnorm_key": dataset}
-        yield arguments, chunk
+        chunk = policy.act_unnormalized(_observation(policy, seen, proprio, dataset), dataset)[0]
+        yield seen | {"proprio": proprio, "instruction": INSTRUCTION, "unnorm_key": dataset}, chunk
 
 
-def _observation(
-    policy: TrainedPolicy, images: dict[str, np.ndarray], proprio: np.ndarray, dataset: str
-) -> Observation:
-    """As a robot sees it, made ready by our own data pipeline."""
-    cameras = policy.config.policy.data_requirements().cameras
-    pictures = {camera.slot: Resize(camera.height, camera.width)(images[camera.slot]) for camera in cameras}
+def _observation(policy: TrainedPolicy, seen: dict[str, Any], proprio: np.ndarray, dataset: str) -> Observation:
+    """As a robot sees it in its first step, made ready by our own data pipeline."""
+    needs = policy.config.policy.data_requirements()
     tokens, mask = policy.tokenizer([INSTRUCTION])
+    steps = needs.window if needs.window_anchor == "last" else 1
+
+    def window(array: np.ndarray) -> np.ndarray:
+        """Padded on the left, with a batch axis."""
+        return np.pad(array[None], [(steps - 1, 0)] + [(0, 0)] * array.ndim)[None]
+
     leaves: dict[str, Any] = {
-        "images": {slot: picture[None, None] for slot, picture in pictures.items()},
-        "image_masks": {slot: np.ones((1, 1), bool) for slot in pictures},
-        "proprio": policy.normalizer("proprio", dataset)(proprio)[None, None],
-        "timestep_mask": np.ones((1, 1), bool),
+        "images": {
+            c.slot: window(Resize(c.height, c.width, c.filter)(seen["images"][c.source])) for c in needs.cameras
+        },
+        "image_masks": {camera.slot: window(np.array(True)) for camera in needs.cameras},
+        "proprio": window(policy.normalizer("proprio", dataset)(proprio)),
+        "timestep_mask": window(np.array(True)),
         "instruction_tokens": tokens,
         "instruction_mask": mask,
     }
+    if needs.boxes is not None:
+        camera = next(camera for camera in needs.cameras if camera.slot == needs.boxes.slot)
+        move = MoveBoxes(camera.height, camera.width, needs.boxes.smallest_side)
+        boxes = seen["boxes"][None, : needs.boxes.count]
+        moved, kept = move(boxes, np.ones(boxes.shape[:2], bool), UNCHANGED)
+        leaves |= {"boxes": window(moved[0]), "box_masks": window(kept[0])}
+    if needs.depths:
+        sizes = {d.slot: Resize(d.height, d.width, "nearest") for d in needs.depths}
+        leaves["depths"] = {slot: window(resize(seen["depths"][slot])) for slot, resize in sizes.items()}
+        leaves["depth_masks"] = {slot: window(np.array(True)) for slot in sizes}
     return Observation(**leaves)

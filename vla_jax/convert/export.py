@@ -58,6 +58,8 @@ class Export:
     save_tokenizer: Callable[[Path], None]
     source: dict[str, str]
     """For the model card: where the weights come from, by name."""
+    prompt: dict[str, Any] | None = None
+    """`template` and `last_token`; None: the instruction alone is read."""
     adapters: Adapters | None = None
     """Of a run with LoRA, whose `parameters` above are merged."""
 

@@ -2,6 +2,7 @@
 
 Axes: b batch, w window, y x pixels, t text tokens, h horizon, a action.
 The error of a stage is the largest absolute difference over all inputs, relative to our largest value there.
+Random inputs have all that the policy asks for; a second picture of a camera is random on its own.
 """
 
 import contextlib
@@ -68,11 +69,12 @@ def compare(
 def random_observations(requirements: DataRequirements, vocab_size: int, *, seed: int = 0) -> Iterator[Observation]:
     """NUM_INPUTS inputs in batches, with padded window steps, padded text and missing cameras.
 
-    The first batch has whole windows; the others two steps, so that full-size models are compared in minutes.
+    Where windows may be short, only the first batch has whole ones, so that full-size models are compared in minutes.
     """
     generator = np.random.default_rng(seed)
     for number in range(NUM_INPUTS // BATCH):
-        window = requirements.window if number == 0 else min(2, requirements.window)
+        may_be_short = requirements.window_anchor == "first"
+        window = min(2, requirements.window) if number and may_be_short else requirements.window
         yield _random_observation(requirements, vocab_size, window, generator)
 
 
@@ -82,6 +84,8 @@ def _random_observation(
     lengths = generator.integers(1, window + 1, BATCH)
     lengths[0] = window
     valid = np.arange(window) < lengths[:, None]
+    if requirements.window_anchor == "last":
+        valid = valid[:, ::-1]
     words = generator.integers(2, requirements.text_length + 1, BATCH)
     images, masks = {}, {}
     for camera in requirements.cameras:
@@ -100,7 +104,36 @@ def _random_observation(
         "instruction_tokens": generator.integers(0, vocab_size, (BATCH, requirements.text_length), np.int32),
         "instruction_mask": np.arange(requirements.text_length) < words[:, None],
     }
-    return Observation(**leaves)
+    return Observation(
+        **leaves, **_random_boxes(requirements, masks, generator), **_random_depths(requirements, valid, generator)
+    )
+
+
+def _random_boxes(
+    requirements: DataRequirements, image_masks: dict[str, np.ndarray], generator: np.random.Generator
+) -> dict[str, Any]:
+    needs = requirements.boxes
+    if needs is None:
+        return {}
+    seen = image_masks[needs.slot]
+    found = generator.integers(0, needs.count + 1, seen.shape)
+    mask = seen[..., None] & (np.arange(needs.count) < found[..., None])
+    corner = generator.uniform(0, 0.5, (*mask.shape, 2))
+    boxes = np.concatenate([corner, corner + generator.uniform(0.1, 0.5, corner.shape)], axis=-1)
+    return {"boxes": np.where(mask[..., None], boxes, 0).astype(np.float32), "box_masks": mask}
+
+
+def _random_depths(requirements: DataRequirements, valid: np.ndarray, generator: np.random.Generator) -> dict[str, Any]:
+    """In 0.3 to 2 metres, with pixels of which nothing is known."""
+    if not requirements.depths:
+        return {}
+    depths, masks = {}, {}
+    for depth in requirements.depths:
+        masks[depth.slot] = mask = valid & (generator.random(len(valid)) < 0.75)[:, None]
+        shape = (*mask.shape, depth.height, depth.width)
+        known = mask[..., None, None] & (generator.random(shape) < 0.9)
+        depths[depth.slot] = np.where(known, generator.uniform(0.3, 2.0, shape), 0).astype(np.float32)
+    return {"depths": depths, "depth_masks": masks}
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -149,7 +182,7 @@ def _to_torch(observation: Observation) -> dict[str, Any]:
     def tensor(array: Any) -> torch.Tensor:
         return torch.from_numpy(np.array(array))
 
-    return {
+    leaves = {
         "images": {slot: tensor(images) for slot, images in observation.images.items()},
         "image_masks": {slot: tensor(mask) for slot, mask in observation.image_masks.items()},
         "proprio": tensor(observation.proprio),
@@ -157,6 +190,12 @@ def _to_torch(observation: Observation) -> dict[str, Any]:
         "input_ids": tensor(observation.instruction_tokens).long(),
         "attention_mask": tensor(observation.instruction_mask),
     }
+    if observation.boxes is not None:
+        leaves |= {"boxes": tensor(observation.boxes), "box_masks": tensor(observation.box_masks)}
+    if observation.depths is not None and observation.depth_masks is not None:
+        leaves["depths"] = {slot: tensor(metres) for slot, metres in observation.depths.items()}
+        leaves["depth_masks"] = {slot: tensor(mask) for slot, mask in observation.depth_masks.items()}
+    return leaves
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from vla_jax.language.prompts import PromptTemplate
 from vla_jax.types import ActionSpace, Batch, DataRequirements, Losses, Observation, PictureNormalization
 
 
@@ -69,3 +70,7 @@ class PolicyConfig(abc.ABC):
 
     def pretrained_parts(self) -> tuple[PretrainedPart, ...]:
         return ()
+
+    def prompt(self) -> PromptTemplate | None:
+        """What the instruction is put into before it is tokenised; None: it is read alone."""
+        return None

@@ -1,10 +1,15 @@
 """The Hugging Face folder of a policy: config, weights, code, tokenizer, processor, statistics, model card.
 
-`hf/POLICY/*.py` is copied as it stands; `families/POLICY.py` names the tensors. A part with a table of its own
-(CLIP) lies in the module of its prefix under that table's names.
+`hf/POLICY/*.py` is copied as it stands, and of `hf/shared` what it imports; `families/POLICY.py` names the tensors. A
+part with a table of its own (CLIP) lies in the module of its prefix under that table's names.
+
+config.json has the policy's settings, a class of ours named by its own name alone under `type`; `requirements`, what
+the policy reads; `prompt`; `frozen`. `hf/shared/modeling_vla.py` says what a policy's PyTorch code adds.
 """
 
+import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,12 +20,15 @@ import numpy as np
 from vla_jax.convert import model_card
 from vla_jax.convert.export import Export
 from vla_jax.convert.save import disk_arrays, save
-from vla_jax.types import InputError
+from vla_jax.types import DataRequirements, InputError
 
 TEMPLATES = Path(__file__).with_suffix("")
-NOT_EXPORTED = ("type", "remat", "schema_version")
+SHARED = "shared"
+PROCESSOR = "processing_vla.VlaProcessor"
+IMPORTED = re.compile(r"^from \.(\w+) import", re.MULTILINE)
+NOT_EXPORTED = ("remat", "schema_version")
 """Keys of the training configuration that mean nothing in PyTorch; those that end in `_weights` are local paths."""
-RESIZE = {"library": "Pillow", "resample": "bicubic", "antialias": True, "keep_aspect_ratio": False}
+RESIZE = {"library": "Pillow", "antialias": True, "keep_aspect_ratio": False}
 
 
 def write(folder: Path, export: Export) -> None:
@@ -35,11 +43,15 @@ def write(folder: Path, export: Export) -> None:
 
 
 def templates(policy: str) -> list[Path]:
+    """The policy's own files, and those shared ones that they and one another import."""
     files = sorted((TEMPLATES / policy).glob("*.py"))
     if not files:
-        known = sorted(folder.name for folder in TEMPLATES.iterdir() if folder.is_dir())
+        known = sorted(folder.name for folder in TEMPLATES.iterdir() if folder.is_dir() and folder.name != SHARED)
         raise InputError(f"--to hf: no PyTorch code for policy {policy!r}; there is for {known}")
-    return files
+    found = {path.stem: path for path in files}
+    while missing := {name for path in found.values() for name in IMPORTED.findall(path.read_text())} - found.keys():
+        found |= {name: TEMPLATES / SHARED / f"{name}.py" for name in missing}
+    return [found[name] for name in sorted(found)]
 
 
 def write_report(folder: Path, export: Export, parity: dict[str, Any], *, adapter: str = "") -> None:
@@ -64,20 +76,42 @@ def _config(export: Export) -> dict[str, Any]:
         "auto_map": {
             "AutoConfig": f"configuration_{name}.{cls}Config",
             "AutoModel": f"modeling_{name}.{cls}Model",
-            "AutoProcessor": f"processing_{name}.{cls}Processor",
+            "AutoProcessor": _processor_class(export),
         },
         "model_type": name,
         "dtype": "float32",
         "frozen": _frozen_prefixes(export),
+        "requirements": _requirements(export.requirements),
+        "prompt": export.prompt,
         **_cleaned(export.settings),
     }
+
+
+def _requirements(needs: DataRequirements) -> dict[str, Any]:
+    return {
+        "cameras": [
+            {"slot": c.slot, "source": c.source, "height": c.height, "width": c.width, "filter": c.filter}
+            for c in needs.cameras
+        ],
+        "window": needs.window,
+        "window_anchor": needs.window_anchor,
+        "text_length": needs.text_length,
+        "boxes": None if needs.boxes is None else dataclasses.asdict(needs.boxes),
+        "depths": [dataclasses.asdict(depth) for depth in needs.depths],
+    }
+
+
+def _processor_class(export: Export) -> str:
+    """The policy's own, where it has one."""
+    name = f"processing_{export.policy}"
+    return f"{name}.{export.class_name}Processor" if (TEMPLATES / export.policy / f"{name}.py").is_file() else PROCESSOR
 
 
 def _processor(export: Export) -> dict[str, Any]:
     cameras = export.requirements.cameras
     return {
-        "auto_map": {"AutoProcessor": f"processing_{export.policy}.{export.class_name}Processor"},
-        "resize": RESIZE,
+        "auto_map": {"AutoProcessor": _processor_class(export)},
+        "resize": RESIZE | {"resample": {camera.slot: camera.filter for camera in cameras}},
         "size": {camera.slot: {"height": camera.height, "width": camera.width} for camera in cameras},
     }
 
@@ -97,7 +131,7 @@ def _frozen_prefixes(export: Export) -> list[str]:
 def _cleaned(tree: Any) -> Any:
     if isinstance(tree, dict):
         kept = {key: value for key, value in tree.items() if key not in NOT_EXPORTED and not key.endswith("_weights")}
-        return {key: _cleaned(value) for key, value in kept.items()}
+        return {key: value.rpartition(":")[2] if key == "type" else _cleaned(value) for key, value in kept.items()}
     return [_cleaned(item) for item in tree] if isinstance(tree, list) else tree
 
 

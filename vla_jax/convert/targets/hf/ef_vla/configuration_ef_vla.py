@@ -2,18 +2,16 @@
 
 from typing import Any
 
-from transformers import PretrainedConfig
+from .configuration_vla import VlaConfig
 
 
-class EfVlaConfig(PretrainedConfig):
+class EfVlaConfig(VlaConfig):
     """Sizes and wiring; see README.md for the action space, its units and frames."""
 
     model_type = "ef_vla"
-    has_no_defaults_at_init = True
 
     def __init__(
         self,
-        action_space: dict[str, Any] | None = None,
         clip: dict[str, Any] | None = None,
         scratch_vision: dict[str, Any] | None = None,
         last_attention: str = "qk",
@@ -29,11 +27,8 @@ class EfVlaConfig(PretrainedConfig):
         proprio_noise: float = 0.0,
         trunk: dict[str, Any] | None = None,
         head: dict[str, Any] | None = None,
-        frozen: list[str] | None = None,
         **kwargs: Any,
     ):
-        """Args: frozen: prefixes of parameter names that do not train unless you unfreeze them."""
-        self.action_space = action_space or {}
         self.clip = clip or {}
         self.scratch_vision = scratch_vision
         self.last_attention = last_attention
@@ -49,7 +44,6 @@ class EfVlaConfig(PretrainedConfig):
         self.proprio_noise = proprio_noise
         self.trunk = trunk or {}
         self.head = head or {}
-        self.frozen = frozen or []
         super().__init__(**kwargs)
 
     @property
@@ -62,8 +56,3 @@ class EfVlaConfig(PretrainedConfig):
         """Of the one token a time step: proprio, each camera, text."""
         image, text = self.image_pooling["out_width"], self.text_pooling["out_width"]
         return self.proprio_width + len(self.cameras) * image + text
-
-    @property
-    def chunk_shape(self) -> tuple[int, int]:
-        """(horizon, action width)."""
-        return self.action_space["horizon"], len(self.action_space["dimensions"])

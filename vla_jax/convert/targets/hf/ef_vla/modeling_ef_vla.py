@@ -7,31 +7,18 @@ Source: EF-VLA section 3 (published as OTTER, arXiv 2503.03734). Everything that
 
 import itertools
 import math
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
 
+from .clip_ef_vla import Clip, ProjectedVision
 from .configuration_ef_vla import EfVlaConfig
-from .processing_ef_vla import EfVlaProcessor
-from .transformer_ef_vla import AttentionPooling, Clip, Encoder, ProjectedVision, causal, sinusoidal
+from .modeling_vla import VlaModel
+from .transformer_vla import AttentionPooling, Encoder, causal, sinusoidal
 
 MAX_SCALE = 100.0
-
-
-@dataclass
-class EfVlaOutput(ModelOutput):
-    """What `forward` gives."""
-
-    loss: Tensor | None = None
-    """Mean |predicted - action| over the valid targets, in normalised units."""
-    actions: Tensor | None = None
-    """float32 [b, w, h, a], normalised: each window step's chunk."""
 
 
 class EarlyFusion(nn.Module):
@@ -80,17 +67,12 @@ class ActionHead(nn.Module):
         return self.out(x).unflatten(-1, self.chunk).float()
 
 
-class EfVlaModel(PreTrainedModel):
-    """Images, proprio and a sentence to a chunk of actions."""
-
+class EfVlaModel(VlaModel):
     config_class = EfVlaConfig
-    main_input_name = "images"
     _no_split_modules = ("Block", "PoolingBlock")
-    _supports_sdpa = True
 
     def __init__(self, config: EfVlaConfig):
         super().__init__(config)
-        self.processor: EfVlaProcessor | None = None
         self.clip = Clip(config.clip, config.last_attention)
         scratch, width = config.scratch_vision, config.clip["projection_width"]
         self.scratch_vision = ProjectedVision(scratch["vit"], width) if scratch else None
@@ -106,119 +88,10 @@ class EfVlaModel(PreTrainedModel):
         self.action_head = ActionHead(config)
         self.post_init()
 
-    # ---- loading and saving
-
-    @classmethod
-    def from_pretrained(cls, path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """As transformers', but a missing, unexpected or mis-shaped tensor is an error, never random weights."""
-        strict = kwargs | {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, info = super().from_pretrained(path, *args, **strict)
-        if wrong := {kind: sorted(map(str, names)) for kind, names in info.items() if names}:
-            raise ValueError(f"{path}: the weights do not fit this model: {wrong}")
-        model.processor = EfVlaProcessor.from_pretrained(path, **kwargs)
-        model.freeze()
-        return (model, info) if output_loading_info else model
-
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if self.processor is not None:
-            self.processor.save_pretrained(save_directory)
-
-    def freeze(self) -> None:
-        """Freezes what was frozen in pretraining; `requires_grad_(True)` undoes it."""
-        for name, parameter in self.named_parameters():
-            if name.startswith(tuple(self.config.frozen)):
-                parameter.requires_grad_(False)
-
-    # ---- computing
-
-    def forward(
-        self,
-        images: dict[str, Tensor],
-        proprio: Tensor,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        image_masks: dict[str, Tensor] | None = None,
-        timestep_mask: Tensor | None = None,
-        action: Tensor | None = None,
-        action_mask: Tensor | None = None,
-    ) -> EfVlaOutput:
-        """All that the processor gives for a batch of windows, and optionally the targets.
-
-        Args:
-            images: by camera slot, uint8 RGB [b, w, y, x, 3].
-            proprio: [b, w, p], normalised.
-            input_ids: [b, t].
-            attention_mask: bool [b, t]; False: padding on the right.
-            image_masks: by camera slot, bool [b, w]; False: no such picture.
-            timestep_mask: bool [b, w]; False: padding on the right.
-            action: the targets [b, w, h, a], normalised.
-            action_mask: bool [b, w, h, a]; False: no target there.
-        """
-        observation = self._complete(images, proprio, input_ids, attention_mask, image_masks, timestep_mask)
-        if self.training and self.config.proprio_noise:
-            observation["proprio"] = proprio + self.config.proprio_noise * torch.randn_like(proprio)
-        actions = self._stages(observation)["actions"]
-        loss = None
-        if action is not None:
-            valid = torch.ones_like(action, dtype=torch.bool) if action_mask is None else action_mask
-            error = torch.where(valid, (actions - action).abs(), 0.0)
-            loss = error.sum() / valid.sum().clamp(min=1)
-        return EfVlaOutput(loss=loss, actions=actions)
-
-    @torch.no_grad()
-    def predict_action(
-        self,
-        images: dict[str, Any],
-        proprio: Any,
-        instruction: str,
-        unnorm_key: str | None = None,
-    ) -> np.ndarray:
-        """One observation to its chunk of actions, float32 [h, a] in the units of the action space.
-
-        Args:
-            images: by camera slot, a picture (PIL, or uint8 RGB [y, x, 3] of any size), or a list of up to `window`
-                of them, oldest first; None, or no entry: that camera is missing.
-            proprio: [p], or [w, p] with as many rows as there are pictures. Not normalised.
-            instruction: the task in words.
-            unnorm_key: the dataset whose statistics apply; may be left out where there is only one.
-        """
-        if self.processor is None:
-            raise ValueError("predict_action needs the processor that from_pretrained loads; this model has none")
-        batch = self.processor(images, proprio, instruction, unnorm_key)
-        training = self.training
-        self.eval()
-        try:
-            actions = self(**self.processor.to(batch, self.device)).actions
-        finally:
-            self.train(training)
-        chunk = self.processor.unnormalize_action(actions[0, -1].cpu().numpy(), unnorm_key)
-        if not np.isfinite(chunk).all():
-            raise ValueError("the predicted actions are not finite; do not run them on a robot")
-        return chunk
-
-    @torch.no_grad()
-    def stages(self, **observation: Any) -> dict[str, Tensor]:
-        """Intermediate results by name, in the order of computation: what this export was compared with JAX by."""
-        return self._stages(self._complete(**observation))
-
-    def _complete(self, images, proprio, input_ids, attention_mask, image_masks=None, timestep_mask=None):
-        """The observation with all its masks, checked."""
-        cameras = self.config.cameras
-        if sorted(images) != sorted(cameras):
-            raise ValueError(f"images of {sorted(images)}; this model reads {sorted(cameras)}")
-        every = torch.ones(proprio.shape[:2], dtype=torch.bool, device=proprio.device)
-        if every.shape[1] > self.config.window:
-            raise ValueError(f"a window of {every.shape[1]} steps; the model was trained with {self.config.window}")
-        image_masks = image_masks or {}
-        return {
-            "images": images,
-            "image_masks": {slot: image_masks.get(slot, every) for slot in cameras},
-            "proprio": proprio,
-            "timestep_mask": every if timestep_mask is None else timestep_mask,
-            "input_ids": input_ids,
-            "attention_mask": attention_mask.bool(),
-        }
+    def _disturbed(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """With the noise on proprio that training adds."""
+        proprio = observation["proprio"]
+        return observation | {"proprio": proprio + self.config.proprio_noise * torch.randn_like(proprio)}
 
     def _stages(self, observation: dict[str, Any]) -> dict[str, Tensor]:
         stages: dict[str, Tensor] = {}
