@@ -3,7 +3,7 @@
 from typing import Any
 
 from vla_jax.convert.export import Export
-from vla_jax.types import Dimension
+from vla_jax.types import DataRequirements, Dimension
 
 FORMS = {
     "relative_pose": (
@@ -38,13 +38,13 @@ model = transformers.AutoModel.from_pretrained("THIS_FOLDER", trust_remote_code=
 {adapt}chunk = model.predict_action(
     images={{{images}}},  # uint8 RGB [y, x, 3] or PIL, any size
     proprio=proprio,  # [{proprio_width}], not normalised
-    instruction="put the spoon in the pot",{unnorm_key}
+    instruction="put the spoon in the pot",{unnorm_key}{further}
 )  # float32 [{horizon}, {action_width}], in the units below
 ```
 
 `trust_remote_code=True` runs the Python files of this folder; read them first if you do not know where it comes from.
 A missing camera is left out of `images`. For history give lists of up to {window} pictures, oldest first, and as many
-rows of proprio. Pictures are resized by Pillow's bicubic filter with antialiasing, stretched to {size}.
+rows of proprio. Pictures are resized by Pillow's {filter} filter with antialiasing, stretched to {size}.
 
 ## Action and proprio
 
@@ -103,12 +103,15 @@ def text(export: Export, parity: dict[str, Any], *, adapter: str = "") -> str:
     space = requirements.action_space
     several = len(keys) > 1
     sizes = sorted({f"{camera.width} x {camera.height}" for camera in requirements.cameras})
+    sources = dict.fromkeys(camera.source for camera in requirements.cameras)
     prefixes = [name for name in export.parts if any(path.startswith(f"{name}/") for path in export.frozen)]
     return TEMPLATE.format(
         policy=export.policy,
         **{place: said.format(adapter=adapter) if adapter else "" for place, said in WITH_ADAPTER.items()},
         source="\n".join(f"- {name}: {value}" for name, value in export.source.items()),
-        images=", ".join(f'"{camera.slot}": {camera.slot}_picture' for camera in requirements.cameras),
+        images=", ".join(f'"{source}": {source}_picture' for source in sources),
+        further=_further(requirements),
+        filter=" or ".join(sorted({camera.filter for camera in requirements.cameras})),
         proprio_width=space.proprio_width,
         unnorm_key=f'\n    unnorm_key="{keys[0]}",' if several else "",
         processor_key=f', "{keys[0]}"' if several else "",
@@ -125,6 +128,17 @@ def text(export: Export, parity: dict[str, Any], *, adapter: str = "") -> str:
         inputs=parity["inputs"],
         error=parity["max_relative_error"],
     )
+
+
+def _further(requirements: DataRequirements) -> str:
+    """Arguments that only some policies have."""
+    lines = []
+    if requirements.boxes is not None:
+        lines.append("boxes=boxes,  # [k, 4]: left, upper, right, lower of objects, in shares of the picture")
+    if requirements.depths:
+        depths = ", ".join(f'"{depth.slot}": {depth.slot}_depth' for depth in requirements.depths)
+        lines.append(f"depths={{{depths}}},  # float32 [y, x] in metres, 0 where nothing was measured")
+    return "".join(f"\n    {line}" for line in lines)
 
 
 def _rows(dimensions: tuple[Dimension, ...]) -> str:

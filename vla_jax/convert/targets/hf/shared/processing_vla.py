@@ -106,7 +106,7 @@ class VlaProcessor:
         return ids, mask
 
     def resize(self, picture: Any, slot: str | None = None) -> np.ndarray:
-        """uint8 RGB [y, x, 3] as the model sees this camera (None: the first): antialiased, stretched, as in training."""
+        """uint8 RGB [y, x, 3] as the model sees this camera (None: the first): antialiased and stretched."""
         camera = next(camera for camera in self._cameras if slot in (None, camera["slot"]))
         if not isinstance(picture, Image.Image):
             array = np.asarray(picture)
