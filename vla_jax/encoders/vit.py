@@ -179,10 +179,15 @@ class Vit(nnx.Module):
         self.final_norm = layer_norm(config.width, epsilon=config.epsilon, rngs=rngs)
 
     def __call__(
-        self, images: UInt8[Array, "b y x 3"], *, last_attention: LastAttention | None = None, taps: Taps = NO_TAPS
+        self,
+        images: UInt8[Array, "b y x 3"],
+        *,
+        last_attention: LastAttention | None = None,
+        taps: Taps = NO_TAPS,
+        embedded: Float[Array, "b n d"] | None = None,
     ) -> TokenGrid:
         """The tokens of `hidden` after the final norm; what `taps` ask for is as the blocks gave it."""
-        found = self.hidden(images, last_attention=last_attention, taps=taps)
+        found = self.hidden(images, last_attention=last_attention, taps=taps, embedded=embedded)
         tokens, split = self.final_norm(found.tokens), self.config.prefix_length
         rows, columns = self.grid(images)
         return TokenGrid(
@@ -195,7 +200,12 @@ class Vit(nnx.Module):
         )
 
     def hidden(
-        self, images: UInt8[Array, "b y x 3"], *, last_attention: LastAttention | None = None, taps: Taps = NO_TAPS
+        self,
+        images: UInt8[Array, "b y x 3"],
+        *,
+        last_attention: LastAttention | None = None,
+        taps: Taps = NO_TAPS,
+        embedded: Float[Array, "b n d"] | None = None,
     ) -> StackOutput:
         """Output of the stack before the final norm, class and registers first; of the layers in `taps` as well.
 
@@ -205,17 +215,19 @@ class Vit(nnx.Module):
         depth = self.config.num_layers
         stop = depth if last_attention is None else depth - 1
         rotation = self.rotation(*self.grid(images))
-        found = self.stack.run(self.embed(images), taps, rotation=rotation, span=(0, stop))
+        found = self.stack.run(self.embed(images, embedded), taps, rotation=rotation, span=(0, stop))
         if last_attention is None:
             return found
         block = self.stack.block(depth - 1)
         return found._replace(tokens=block.attention_output(found.tokens, rotation=rotation, scores=last_attention))
 
-    def embed(self, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b s d"]:
-        """What the first block reads."""
+    def embed(
+        self, images: UInt8[Array, "b y x 3"], embedded: Float[Array, "b n d"] | None = None
+    ) -> Float[Array, "b s d"]:
+        """What the first block reads. Args: embedded: in the place of what `patches` makes of the pictures."""
         rows, columns = self.grid(images)
         positions = self.position_table(rows, columns)
-        x = self.patches(images)
+        x = self.patches(images) if embedded is None else embedded
         if positions is not None and len(positions) == rows * columns:
             x = x + positions
         if self.class_token is not None:

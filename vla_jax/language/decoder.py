@@ -55,6 +55,8 @@ class DecoderConfig:
     """What rows of the token table are multiplied with (Gemma: the root of the width)."""
     tied_head: bool = False
     """True: the token table is the head as well."""
+    has_head: bool = True
+    """False: the head is left out, and `logits` with it; a file's head is not read (policies that say no words)."""
     remat: Remat = "full"
 
     def build(self, rngs: nnx.Rngs) -> "Decoder":
@@ -80,7 +82,7 @@ class Decoder(nnx.Module):
         self.tokens = nnx.Param(table, logical_axes=("vocab", "embed"))
         self.stack = StackConfig(block=config.block(), num_layers=config.num_layers, remat=config.remat).build(rngs)
         self.final_norm = config.norm.build(config.width, rngs)
-        self.head = None if config.tied_head else _head(config, rngs)
+        self.head = _head(config, rngs) if config.has_head and not config.tied_head else None
 
     def embed(self, ids: Int[Array, "*b n"]) -> Float[Array, "*b n d"]:
         """An id outside the vocabulary gives NaN, never another token's row."""
@@ -121,6 +123,7 @@ class Decoder(nnx.Module):
         return jnp.concatenate(parts)
 
     def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
+        assert self.config.has_head, "this decoder was built without its head"
         return hidden @ self.tokens[...].T if self.head is None else self.head(hidden)
 
     def step(
