@@ -207,3 +207,12 @@ def tiny() -> Qwen3VlVisionConfig:
     sizes = {"hidden_size": 24, "intermediate_size": 40, "depth": 5, "num_heads": 3, "patch_size": 4}
     levels = {"num_position_embeddings": 36, "out_hidden_size": 20, "deepstack_visual_indexes": [0, 2, 3]}
     return from_settings(RELEASED | sizes | levels)
+
+
+def small(*, image_size: int, patch_size: int, width: int, num_layers: int, out_width: int) -> Qwen3VlVisionConfig:
+    """To be trained from nothing on a CPU; DeepStack after the first block alone."""
+    sizes = {"hidden_size": width, "intermediate_size": 2 * width, "depth": num_layers, "num_heads": width // 16}
+    pictures = {"patch_size": patch_size, "num_position_embeddings": (image_size // patch_size) ** 2}
+    levels = {"out_hidden_size": out_width, "deepstack_visual_indexes": [0], "temporal_patch_size": 1}
+    tower = from_settings(RELEASED | sizes | pictures | levels)
+    return dataclasses.replace(tower, vit=dataclasses.replace(tower.vit, remat="none"))

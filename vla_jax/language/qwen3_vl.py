@@ -85,6 +85,14 @@ def tiny() -> Qwen3VlTextConfig:
     return Qwen3VlTextConfig(decoder=dataclasses.replace(decoder, **sizes), sections=(5, 3, 3))
 
 
+def small(*, width: int, num_layers: int, vocab_size: int) -> Qwen3VlTextConfig:
+    """To be trained from nothing on a CPU."""
+    release = _release(width=width, num_layers=num_layers, num_heads=width // 16, mlp_width=2 * width, tied_head=True)
+    sizes: dict[str, Any] = {"num_key_value_heads": width // 32, "head_width": 16, "vocab_size": vocab_size}
+    decoder = dataclasses.replace(release.decoder, **sizes, max_length=256, theta=1e4, remat="none")
+    return Qwen3VlTextConfig(decoder=decoder, sections=(4, 2, 2))
+
+
 def _release(*, width: int, num_layers: int, num_heads: int, mlp_width: int, tied_head: bool) -> Qwen3VlTextConfig:
     norm = RmsNormConfig(epsilon=1e-6)
     decoder = DecoderConfig(

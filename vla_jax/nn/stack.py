@@ -27,6 +27,10 @@ Span = tuple[int, int | None]
 WHOLE: Span = (0, None)
 
 
+Edit = Callable[[Array, Array], Array]
+"""(a layer's input, the layer's number over the whole stack) -> what the layer reads in its place."""
+
+
 class Taps(NamedTuple):
     """Where one looks, or reaches, into a stack; layers are counted from 0 over the whole of it."""
 
@@ -36,8 +40,13 @@ class Taps(NamedTuple):
     """For queries, keys and values."""
     kept: Callable[[Projections], Any] | None = None
     """What is kept of the queries, keys and values, made inside the layer: they themselves need not be held then."""
-    edit: Callable[[Array, Array], Array] | None = None
-    """What is made of the tokens before each layer; its number is the second argument. For probes."""
+    edit: Edit | None = None
+    """For probes."""
+
+    @property
+    def asked(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Layers, by kind."""
+        return self.layers, self.projections
 
 
 NO_TAPS = Taps()
@@ -132,14 +141,13 @@ class Stack(nnx.Module):
             return (x, [_put(*each) for each in zip(rooms, places, (x, projections), strict=True)]), None
 
         inputs = (self.numbers((start, stop)), extra)
-        asked = (taps.layers, taps.projections)
-        places = [_places(layers, start, stop) for layers in asked]
+        places = [_places(layers, start, stop) for layers in taps.asked]
         rooms: list[Any] = [None, None]
         if wanted:
             shapes = jax.eval_shape(lambda x, all: one(x, *jax.tree.map(lambda a: a[0], all)), x, inputs)
             rooms = [_room(shape, rows) for shape, rows in zip(shapes, places, strict=True)]
         (x, rooms), _ = jax.lax.scan(body, (x, rooms), (jnp.arange(stop - start), places, *inputs))
-        return StackOutput(x, *(_ordered(room, layers) for room, layers in zip(rooms, asked, strict=True)))
+        return StackOutput(x, *(_ordered(room, layers) for room, layers in zip(rooms, taps.asked, strict=True)))
 
     def block(self, index: int) -> Block:
         return jax.tree.map(lambda stacked: stacked[index], self.blocks)

@@ -202,3 +202,20 @@ PRESETS = {"qwen3_vl_2b": qwen3_vl_2b, "qwen3_vl_4b": qwen3_vl_4b, "qwen3_vl_8b"
 def tiny() -> Qwen3VlConfig:
     """The CPU twin."""
     return Qwen3VlConfig(vision=vision_module.tiny(), language=text_module.tiny(), image_id=95)
+
+
+def tiny_with_words() -> Qwen3VlConfig:
+    """The CPU twin, with room for the ids of the built-in tokenizer."""
+    config = tiny()
+    assert config.language is not None
+    decoder = dataclasses.replace(config.language.decoder, vocab_size=520)
+    return dataclasses.replace(config, language=dataclasses.replace(config.language, decoder=decoder), image_id=515)
+
+
+def small(*, image_size: int, patch_size: int, width: int, num_layers: int) -> Qwen3VlConfig:
+    """To be trained from nothing on a CPU, with the built-in tokenizer: 512 ids, and those around pictures."""
+    tower = vision_module.small(
+        image_size=image_size, patch_size=patch_size, width=width, num_layers=2, out_width=width
+    )
+    language = text_module.small(width=width, num_layers=num_layers, vocab_size=520)
+    return Qwen3VlConfig(vision=tower, language=language, image_id=512)

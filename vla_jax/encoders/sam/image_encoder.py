@@ -140,10 +140,11 @@ class SamImageEncoder(nnx.Module):
         self, x: Float[Array, "b n d"], taps: Taps
     ) -> tuple[Float[Array, "b n d"], Float[Array, "l b n d"] | None, Projections | None]:
         """One scan over the groups; a group's blocks are written out, so that only what is asked for is kept."""
+        assert taps.kept is None and taps.edit is None, "this encoder has its own scan, which knows neither"
         period, depth = self.config.period, self.config.vit.num_layers
-        if out_of_range := sorted(layer for kind in taps for layer in kind if not 0 <= layer < depth):
+        if out_of_range := sorted(layer for kind in taps.asked for layer in kind if not 0 <= layer < depth):
             raise InputError(f"layers {out_of_range} were asked for; there are 0 to {depth - 1}")
-        asked = [sorted({layer % period for layer in kind}) for kind in taps]
+        asked = [sorted({layer % period for layer in kind}) for kind in taps.asked]
 
         def run(block: SamBlock, x: Array) -> tuple[Array, Projections]:
             return block(x)
@@ -165,7 +166,7 @@ class SamImageEncoder(nnx.Module):
         x, kept = jax.lax.scan(group, x, (windows, self.global_blocks))
         layers, projections = (
             [_of_group(found[places.index(layer % period)], layer // period) for layer in kind]
-            for kind, places, found in zip(taps, asked, kept, strict=True)
+            for kind, places, found in zip(taps.asked, asked, kept, strict=True)
         )
         return x, _stacked(layers), _stacked(projections)
 
