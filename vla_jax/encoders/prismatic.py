@@ -25,6 +25,7 @@ from vla_jax.encoders.dinov2 import dinov2_large
 from vla_jax.encoders.dinov2 import tiny as dinov2_tiny
 from vla_jax.encoders.siglip import TOWERS, vision_config
 from vla_jax.encoders.vit import LearnedPositions, Vit, VitConfig
+from vla_jax.nn.film import Film, modulated, stacked_films
 from vla_jax.types import InputError, TokenGrid
 
 ROUNDED_MEAN = (0.484375, 0.455078125, 0.40625)
@@ -62,15 +63,43 @@ class Prismatic(nnx.Module):
         self.siglip = siglip.build(rngs)
         self.siglip_pooling = AttentionPooling(siglip, rngs=rngs)
 
-    def __call__(self, images: UInt8[Array, "b y x 3"]) -> TokenGrid:
-        features = [_before_the_last_block(vit, images) for vit in (self.dino, self.siglip)]
+    def __call__(
+        self,
+        images: UInt8[Array, "b y x 3"],
+        films: "Films | None" = None,
+        condition: Float[Array, "b c"] | None = None,
+    ) -> TokenGrid:
+        """Args: films: of both encoders' blocks, given `condition` (OpenVLA-OFT)."""
+        if films is None:
+            features = [_before_the_last_block(vit, images) for vit in (self.dino, self.siglip)]
+        else:
+            assert condition is not None, "FiLM needs a condition"
+            pairs = ((self.dino, films.dino), (self.siglip, films.siglip))
+            features = [_modulated(vit, images, film, condition) for vit, film in pairs]
         rows, columns = self.dino.grid(images)
         return TokenGrid(tokens=jnp.concatenate(features, axis=-1), rows=rows, columns=columns)
+
+
+class Films(nnx.Module):
+    """FiLM in each block of both encoders but the last, which takes no part. Source: OpenVLA-OFT's published code."""
+
+    def __init__(self, config: PrismaticConfig, condition_width: int, *, rngs: nnx.Rngs):
+        dino, siglip = config.encoders
+        self.dino = stacked_films(dino.num_layers - 1, condition_width, dino.width, rngs)
+        self.siglip = stacked_films(siglip.num_layers - 1, condition_width, siglip.width, rngs)
 
 
 def _before_the_last_block(vit: Vit, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b n d"]:
     rotation = vit.rotation(*vit.grid(images))
     tokens = vit.stack(vit.embed(images), rotation=rotation, span=(0, vit.config.num_layers - 1))
+    return tokens[:, vit.config.prefix_length :]
+
+
+def _modulated(
+    vit: Vit, images: UInt8[Array, "b y x 3"], films: Film, condition: Float[Array, "b c"]
+) -> Float[Array, "b n d"]:
+    span, rotation = (0, vit.config.num_layers - 1), vit.rotation(*vit.grid(images))
+    tokens = modulated(vit.stack, films, vit.embed(images), condition, rotation=rotation, span=span)
     return tokens[:, vit.config.prefix_length :]
 
 

@@ -5,6 +5,7 @@ Source: EF-VLA Eq. 1-3 (the ViT block of CLIP); dropout after each projection; L
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal
 
 import jax.numpy as jnp
@@ -90,11 +91,20 @@ class Block(nnx.Module):
         return self.attention.projections(self.attention_norm(x), memory, rotation=rotation)
 
     def finish(
-        self, x: Float[Array, "b n d"], attended: Float[Array, "b n d"], *, key: Key[Array, ""] | None = None
+        self,
+        x: Float[Array, "b n d"],
+        attended: Float[Array, "b n d"],
+        *,
+        key: Key[Array, ""] | None = None,
+        between: Callable[[Array], Array] | None = None,
     ) -> Float[Array, "b n d"]:
-        """The block's output, given what its attention made of `x`."""
+        """The block's output, given what its attention made of `x`.
+
+        Args: between: what is done to the tokens that the perceptron reads and is added to (FiLM).
+        """
         attention_key, mlp_key = dropout.split(key, 2)
         x = x + dropout.dropout(_scaled(attended, self.attention_scale), self.dropout_rate, attention_key)
+        x = x if between is None else between(x)
         added = _scaled(self.mlp(self.mlp_norm(x)), self.mlp_scale)
         return x + dropout.dropout(added, self.dropout_rate, mlp_key)
 

@@ -20,6 +20,19 @@ def layer_norm(width: int, *, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
     )
 
 
+def group_norm(width: int, num_groups: int, *, epsilon: float, rngs: nnx.Rngs) -> nnx.GroupNorm:
+    return nnx.GroupNorm(
+        width,
+        num_groups,
+        epsilon=epsilon,
+        param_dtype=jnp.float32,
+        use_fast_variance=False,
+        scale_metadata={"logical_axes": ("feature",)},
+        bias_metadata={"logical_axes": ("feature",)},
+        rngs=rngs,
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerNormConfig:
     epsilon: float = 1e-5

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from vla_jax.encoders import prismatic
-from vla_jax.encoders.prismatic import PrismaticConfig
+from vla_jax.encoders.prismatic import Films, PrismaticConfig
 from vla_jax.language import llama
 from vla_jax.language.generation import Prompt
 from vla_jax.language.llama import LlamaConfig
@@ -50,17 +50,33 @@ class OpenVla(nnx.Module):
         self.projector = Projector(config.vision.width, width, rngs=rngs)
         self.language = config.language.build(rngs)
 
-    def picture_tokens(self, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b m d"]:
-        return self.projector(self.vision(images).tokens)
+    def picture_tokens(
+        self,
+        images: UInt8[Array, "b y x 3"],
+        films: Films | None = None,
+        condition: Float[Array, "b c"] | None = None,
+    ) -> Float[Array, "b m d"]:
+        """Args: films, condition: as of the vision encoder (OpenVLA-OFT's FiLM)."""
+        return self.projector(self.vision(images, films, condition).tokens)
 
     def embed(self, ids: Int[Array, "b n"], pictures: Float[Array, "b m d"]) -> Float[Array, "b s d"]:
         """First token, pictures, the other tokens."""
         words = self.language.embed(ids)
         return jnp.concatenate([words[:, :1], pictures.astype(words.dtype), words[:, 1:]], axis=1)
 
-    def prompt(self, ids: Int[Array, "b n"], valid: Bool[Array, "b n"], pictures: Float[Array, "b m d"]) -> Prompt:
-        """What `language.generation` continues. Args: valid: False where `ids` are padding, on the right."""
-        seen = jnp.ones(pictures.shape[:2], bool)
+    def prompt(
+        self,
+        ids: Int[Array, "b n"],
+        valid: Bool[Array, "b n"],
+        pictures: Float[Array, "b m d"],
+        seen: Bool[Array, "b m"] | None = None,
+    ) -> Prompt:
+        """What `language.generation` continues.
+
+        Args: valid: False where `ids` are padding, on the right. seen: False where there is no such picture; None: all
+        are there.
+        """
+        seen = jnp.ones(pictures.shape[:2], bool) if seen is None else seen
         all_valid = jnp.concatenate([valid[:, :1], seen, valid[:, 1:]], axis=1)
         positions = jnp.maximum(jnp.cumsum(all_valid, axis=-1) - 1, 0)
         return Prompt(
