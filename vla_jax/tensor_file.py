@@ -78,10 +78,9 @@ def write_tensor_file(
     tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize))  # so that each is aligned
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("wb", buffering=0) as stream, ThreadPoolExecutor(1) as writer:
-            sink = _Sink(stream)
-            sink.write(_header(tensors))
-            _stream(sink, writer, tensors, advance)
+        with temporary.open("wb", buffering=0) as stream, _Sink(stream) as sink:
+            _finish(sink.write(_header(tensors)))
+            _stream(sink, tensors, advance)
         temporary.replace(path)
         return sink.digest.hexdigest()
     finally:
@@ -100,37 +99,52 @@ def _header(tensors: Mapping[str, LazyTensor]) -> bytes:
 
 
 class _Sink:
-    """Where the bytes go, and their digest."""
+    """Where the bytes go, and their digest, in a thread each: either takes as long as filling a block does."""
 
     def __init__(self, stream: BinaryIO):
         self._stream = stream
         self.digest = hashlib.sha256()
+        self._threads = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
 
-    def write(self, data: bytes | memoryview) -> None:
+    def __enter__(self) -> "_Sink":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for thread in self._threads:
+            thread.shutdown()
+
+    def write(self, data: bytes | memoryview) -> tuple[Future, Future]:
+        """Returns: what must be done before `data` changes."""
+        hasher, writer = self._threads
+        return hasher.submit(self.digest.update, data), writer.submit(self._write, data)
+
+    def _write(self, data: bytes | memoryview) -> None:
         """All of it: an unbuffered file may take less."""
-        self.digest.update(data)
         remaining = memoryview(data)
         while remaining:
             remaining = remaining[self._stream.write(remaining) :]
 
 
-def _stream(
-    sink: _Sink, writer: ThreadPoolExecutor, tensors: Mapping[str, LazyTensor], advance: Callable[[int], None]
-) -> None:
-    """One block is transposed here while the one before is written in the other thread."""
-    buffers = [np.empty(BLOCK_BYTES, np.uint8) for _ in range(2)]
-    pending: deque[Future] = deque()
+def _stream(sink: _Sink, tensors: Mapping[str, LazyTensor], advance: Callable[[int], None]) -> None:
+    """One block is transposed here while those before are hashed and written."""
+    buffers = [np.empty(BLOCK_BYTES, np.uint8) for _ in range(3)]
+    pending: deque[tuple[Future, Future]] = deque()
     for tensor in tensors.values():
         for index in blocks(tensor.shape, tensor.dtype.itemsize, BLOCK_BYTES):
             if len(pending) == len(buffers):
-                pending.popleft().result()
+                _finish(pending.popleft())
             buffers.append(buffers.pop(0))
             block = np.ndarray(index_shape(index), tensor.dtype, buffers[-1])
             tensor.fill(block, index)
-            pending.append(writer.submit(sink.write, buffers[-1][: block.nbytes].data))
+            pending.append(sink.write(buffers[-1][: block.nbytes].data))
             advance(block.nbytes)
-    for written in pending:
-        written.result()
+    for tasks in pending:
+        _finish(tasks)
+
+
+def _finish(tasks: tuple[Future, Future]) -> None:
+    for task in tasks:
+        task.result()
 
 
 def _damage(path: Path) -> str:

@@ -28,7 +28,7 @@ from vla_jax.types import BoxRequirement, InputError
 torch = pytest.importorskip("torch")
 
 STEPS = 21
-LIMITS = ("--smallest-quality=-1e9", "--smallest-stability=0", "--smallest-area=0", "--largest-area=1")
+LIMITS = ("--smallest-quality=0", "--smallest-stability=0", "--smallest-area=0", "--largest-area=1")
 FILES = ("boxes.npy", "mask.npy", "target.npy", "boxes.json")
 
 
