@@ -66,7 +66,8 @@ def tensors(export: Export, parameters: Mapping[str, np.ndarray]) -> Iterator[tu
     for prefix, family in export.parts.items():
         part = {path: own.pop(path) for path in parameters if path.startswith(f"{prefix}/")}
         yield from disk_arrays(family, part, prefix=prefix, disk_prefix=f"{prefix}.")
-    yield from disk_arrays(export.policy, own)
+    if own:  # OpenVLA has none
+        yield from disk_arrays(export.policy, own)
 
 
 def _config(export: Export) -> dict[str, Any]:
