@@ -31,6 +31,8 @@ Selection = Literal["tokens", "in_place", "per_token"]
 MaskTarget = Literal["selected", "sigmoid", "target_box"]
 NOTHING = -2.0
 """Below every cosine: the score of a token where there are no words."""
+LOWEST = -1e9
+"""The score of what is masked; finite when it is divided by a temperature."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,14 +185,14 @@ class Dfaf(nnx.Module):
         else:
             weights = self._word_weights(text, text_mask)
             scores = jnp.where(text_mask.any(axis=1)[:, None], jnp.einsum("bt,btn->bn", weights, similarity), NOTHING)
-        return jnp.where(visual_mask, scores, jnp.finfo(jnp.float32).min)
+        return jnp.where(visual_mask, scores, LOWEST)
 
     def _word_weights(self, text: Float[Array, "b t d"], text_mask: Bool[Array, "b t"]) -> Float[Array, "b t"]:
         """Even, or by the learned query; zero for padding."""
         if self.text_query is None:
             return text_mask / jnp.maximum(text_mask.sum(axis=1, keepdims=True), 1)
         logits = (text.astype(jnp.float32) @ self.text_query[...].astype(jnp.float32)) * text.shape[-1] ** -0.5
-        return jax.nn.softmax(jnp.where(text_mask, logits, jnp.finfo(jnp.float32).min), axis=-1) * text_mask
+        return jax.nn.softmax(jnp.where(text_mask, logits, LOWEST), axis=-1) * text_mask
 
     def _by_word(
         self,
@@ -200,9 +202,9 @@ class Dfaf(nnx.Module):
         count: int,
     ) -> Float[Array, "b t d"]:
         """Of each word the sum of its K tokens, weighted by softmax(cos / tau) over them."""
-        masked = jnp.where(visual_mask[:, None], similarity, jnp.finfo(jnp.float32).min)
+        masked = jnp.where(visual_mask[:, None], similarity, LOWEST)
         least = jax.lax.stop_gradient(jax.lax.top_k(masked, count)[0][..., -1:])
         kept = (masked >= least) & visual_mask[:, None]
-        logits = jnp.where(kept, masked / self.config.temperature, jnp.finfo(jnp.float32).min)
+        logits = jnp.where(kept, masked / self.config.temperature, LOWEST)
         weights = (jax.nn.softmax(logits, axis=-1) * kept).astype(visual.dtype)
         return jnp.einsum("btn,bnd->btd", weights, visual)
