@@ -150,7 +150,7 @@ class PatchEmbedding(nnx.Module):
     def __call__(self, images: UInt8[Array, "b y x 3"]) -> Float[Array, "b n d"]:
         return self.project(self.normalize(images))
 
-    def normalize(self, images: UInt8[Array, "b y x 3"]) -> Float32[Array, "b y x 3"]:
+    def normalize(self, images: UInt8[Array, "*b y x 3"]) -> Float32[Array, "*b y x 3"]:
         return (images.astype(jnp.float32) / 255.0 - jnp.array(self.mean)) / jnp.array(self.std)
 
     def project(self, pixels: Float32[Array, "b y x 3"]) -> Float[Array, "b n d"]:
