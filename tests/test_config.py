@@ -15,6 +15,11 @@ RECIPES = [
     for name, variants in {
         "ef_vla_bridge": ("", ":tiny", ":b16", ":b32", ":large", ":wo_clip_vision", ":lora", ":tiny_lora"),
         "ef_vla_oxe": ("", ":tiny", ":large", ":magic_soup"),
+        "dfa_vla_oxe": (
+            *("", ":tiny", ":tiny_lora", ":model1", ":model2", ":model3", ":model4"),
+            *(":representation", ":finetune_lora", ":finetune_full"),
+        ),
+        "dfa_vla_sweep": ("", ":tiny", ":lambda1_2_0", ":resolution_512", ":top_10", ":gate_0", ":tiny_gate_1"),
         "tabletop_ef_vla": ("", ":tiny"),
     }.items()
     for variant in variants
