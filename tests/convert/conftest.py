@@ -39,7 +39,7 @@ def random_parameters(config: RunConfig, seed: int = 0) -> dict[str, np.ndarray]
     for path, shape in shapes.items():
         name = path.rpartition("/")[2]
         scale = 1 / np.sqrt(np.prod(shape.shape[-2:-1])) if name == "kernel" and shape.shape[-2:-1] else 0.2
-        offset = {"scale": 1.0, "log_scale": 2.5}.get(name, 0.0)
+        offset = {"scale": 1.0, "log_scale": 2.5, "tau": 1.0}.get(name, 0.0)
         parameters[path] = (offset + scale * generator.normal(size=shape.shape)).astype(np.float32)
     return parameters
 

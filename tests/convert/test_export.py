@@ -21,6 +21,8 @@ from vla_jax.convert.export import target_names
 from vla_jax.convert.rules import disk_tensors, find_family
 from vla_jax.convert.safetensors_folder import SafetensorsFolder
 from vla_jax.convert.targets import hf
+from vla_jax.encoders.clip_features import ClipTokens
+from vla_jax.encoders.proprio import ProprioEncoderConfig
 from vla_jax.parameter_store import load_parameters
 from vla_jax.policies import ef_vla
 from vla_jax.run_directory import verify_manifest, write_manifest
@@ -114,7 +116,14 @@ def test_names_and_bits_survive_the_way_out_and_back(exported, parameter_folder)
     ("preset", "changes"),
     [
         (ef_vla.ef_wo_clip_vision, {"cameras": ("wrist",)}),
-        (ef_vla.ef_vla_l, {"mask_text_padding": True, "last_attention": "qq", "proprio_hidden_widths": (6, 7)}),
+        (
+            ef_vla.ef_vla_l,
+            {
+                "text_mask": "valid",
+                "clip_features": ClipTokens(last_attention="qq"),
+                "proprio": ProprioEncoderConfig(out_width=8, hidden_widths=(6, 7)),
+            },
+        ),
     ],
 )
 def test_variants_are_exported_too(preset, changes, tmp_path):
@@ -207,7 +216,7 @@ WRONG_SETTINGS = {
     "gelu for quick_gelu": (lambda c: c["clip"]["text"].update(activation="gelu"), "text_features"),
     "another epsilon": (lambda c: c["clip"]["vision"].update(epsilon=1e-3), "patch_features/primary"),
     "other heads": (lambda c: c["trunk"].update(num_heads=4), "trunk_output"),
-    "whole last block": (lambda c: c.update(last_attention=None), "patch_features/primary"),
+    "whole last block": (lambda c: c["clip_features"].update(last_attention=None), "patch_features/primary"),
     "unnormalised actions": (lambda c: c["action_space"].update(normalization="none"), "predict_action"),
 }
 

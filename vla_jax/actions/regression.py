@@ -7,19 +7,21 @@ Source: EF-VLA section 3.2 and its published code (mean absolute error; the pape
 import dataclasses
 import itertools
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from vla_jax.nn.linear import linear
+from vla_jax.nn.mlp import ACTIVATIONS, Activation
 from vla_jax.types import ActionSpace, Losses, PolicyContext
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RegressionConfig:
     hidden_widths: tuple[int, ...] = ()
-    """Hidden layers of the head, each with a GELU; none: one linear layer, as the paper's runs had."""
+    """Hidden layers of the head; none: one linear layer, as the paper's runs had."""
+    activation: Activation = "gelu_tanh"
+    """After each hidden layer."""
 
     def build(self, width: int, action_space: ActionSpace, rngs: nnx.Rngs) -> "Regression":
         return Regression(self, width, action_space, rngs=rngs)
@@ -29,6 +31,7 @@ class Regression(nnx.Module):
     """Reads `PolicyContext.queries`: one token a window step gives that step's whole chunk."""
 
     def __init__(self, config: RegressionConfig, width: int, action_space: ActionSpace, *, rngs: nnx.Rngs):
+        self.activation = config.activation
         self.chunk = (action_space.horizon, action_space.action_width)
         widths = (width, *config.hidden_widths)
         self.hidden = nnx.List([linear(i, o, ("embed", "mlp"), rngs=rngs) for i, o in itertools.pairwise(widths)])
@@ -52,6 +55,6 @@ class Regression(nnx.Module):
         assert context.queries is not None, "Regression reads PolicyContext.queries"
         x = context.queries
         for layer in self.hidden:
-            x = jax.nn.gelu(layer(x))
+            x = ACTIVATIONS[self.activation](layer(x))
         x = self.out(x)
         return x.reshape(*x.shape[:-1], *self.chunk).astype(jnp.float32)

@@ -116,8 +116,13 @@ class Clip(nnx.Module):
         whole = vision is not None and text is not None
         self.logit_scale = nnx.Param(jnp.log(jnp.float32(1 / 0.07))) if whole else None
 
-    def vision_attention(self, images: UInt8[Array, "b y x 3"], mode: LastAttention = "qk") -> Float[Array, "b n e"]:
-        """LN_post(X_attn) w_v of the last block's patches, unit length: ClearCLIP's dense features."""
+    def vision_attention(
+        self, images: UInt8[Array, "b y x 3"], mode: LastAttention | None = "qk"
+    ) -> Float[Array, "b n e"]:
+        """LN_post(X_attn) w_v of the last block's patches, unit length: ClearCLIP's dense features.
+
+        Args: mode: None: of X_out, the whole block's output.
+        """
         grid = self.vision(images, last_attention=mode)
         return l2_normalize(self.vision_projection(grid.tokens))
 

@@ -1,13 +1,26 @@
 """EF-VLA as our PyTorch export stores it (`targets/hf/ef_vla`), without its CLIP, which has CLIP's own table."""
 
-from vla_jax.convert.module_rules import blocks, linear, norm
+from vla_jax.convert.module_rules import PROJECTIONS, blocks, linear, norm
 from vla_jax.convert.rules import Family, Rule
 
 
 def _pooling(disk: str, path: str, part: str) -> list[Rule]:
+    """Attention pooling, or one linear layer."""
     return [
         Rule(disk=f"{disk}.queries", paths=(f"{path}/queries",), part=part),
         *blocks(f"{disk}.layers.{{layer}}", f"{path}/stack/blocks", part, attention="cross_attn"),
+        *norm(f"{disk}.final_norm", f"{path}/final_norm", f"{part}_final_norm"),
+        *linear(f"{disk}.projection", f"{path}/projection", f"{part}_linear"),
+    ]
+
+
+def _fusion() -> list[Rule]:
+    disk, path = "fusion.{slot}", "fusion/{slot}"
+    cross = [linear(f"{disk}.{theirs}", f"{path}/cross/{ours}", "cross") for theirs, ours in PROJECTIONS.items()]
+    return [
+        Rule(disk=f"{disk}.log_scale", paths=(f"{path}/log_scale",), part="log_scale"),
+        Rule(disk=f"{disk}.tau", paths=(f"{path}/tau",), part="tau"),
+        *(rule for rules in cross for rule in rules),
     ]
 
 
@@ -35,12 +48,13 @@ def _scratch_vision() -> list[Rule]:
 FAMILY = Family(
     rules=(
         *_scratch_vision(),
-        Rule(disk="fusion.{slot}.log_scale", paths=("fusion/{slot}/log_scale",)),
-        *_pooling("image_pooling.{slot}", "image_pooling/{slot}", ""),
-        *_pooling("text_pooling", "text_pooling", ""),
-        *linear("proprio_encoder.layers.{proprio_layer}", "proprio/layers/{proprio_layer}"),
+        *_fusion(),
+        *_pooling("image_pooling.{slot}", "image_pooling/{slot}", "image_pooling"),
+        *_pooling("text_pooling", "text_pooling", "text_pooling"),
+        *linear("proprio_encoder.layers.{proprio_layer}", "proprio/layers/{proprio_layer}", "proprio"),
+        *linear("trunk_projection", "trunk_projection", "trunk_projection"),
         *blocks("trunk.layers.{layer}", "trunk/blocks"),
-        *norm("trunk_norm", "trunk_norm"),
+        *norm("trunk_norm", "trunk_norm", "trunk_norm"),
         *linear("action_head.hidden.{head_layer}", "head/hidden/{head_layer}"),
         *linear("action_head.out", "head/out"),
     ),

@@ -12,6 +12,10 @@ from torch.nn import functional
 from .transformer_vla import Encoder, causal
 
 
+def unit(x: Tensor) -> Tensor:
+    return functional.normalize(x, dim=-1, eps=1e-12)
+
+
 class TextEmbeddings(nn.Module):
     def __init__(self, config: dict[str, Any]):
         super().__init__()
@@ -78,7 +82,7 @@ class VisionTransformer(nn.Module):
         self.post_layernorm = nn.LayerNorm(width, eps=epsilon)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Patch tokens [b, n, d], row-major, without class and register tokens."""
+        """Tokens [b, s, d]: class and register tokens, then patches, row-major."""
         x = self.pre_layrnorm(self.embeddings(images))
         if self.last_attention is None:
             x = self.encoder(x)
@@ -86,7 +90,7 @@ class VisionTransformer(nn.Module):
             for layer in self.encoder.layers[:-1]:
                 x = layer(x)
             x = self.encoder.layers[-1].attention_output(x, self.last_attention)
-        return self.post_layernorm(x)[:, self.num_prefix :]
+        return self.post_layernorm(x)
 
 
 class ProjectedVision(nn.Module):
@@ -99,24 +103,44 @@ class ProjectedVision(nn.Module):
 
     def patch_features(self, images: Tensor) -> Tensor:
         """Unit-length features of every patch [b, n, d]; images are uint8 RGB [b, y, x, 3]."""
-        return functional.normalize(self.visual_projection(self.vision_model(images)), dim=-1, eps=1e-12)
+        return unit(self.visual_projection(self.vision_model(images)[:, self.vision_model.num_prefix :]))
 
 
 class Clip(nn.Module):
-    """CLIP's text half, and its vision half where there is one."""
+    """CLIP's text half, and its vision half where there is one; `features` says what is read of them."""
 
-    def __init__(self, config: dict[str, Any], last_attention: str):
+    def __init__(self, config: dict[str, Any], features: dict[str, Any]):
         super().__init__()
+        self.features = features
         width = config["projection_width"]
         self.text_model = TextTransformer(config["text"])
         self.text_projection = nn.Linear(config["text"]["width"], width, bias=False)
         if config["vision"] is not None:
-            self.vision_model = VisionTransformer(config["vision"], last_attention)
+            self.vision_model = VisionTransformer(config["vision"], features.get("last_attention"))
             self.visual_projection = nn.Linear(config["vision"]["width"], width, bias=False)
             self.logit_scale = nn.Parameter(torch.tensor(0.0))  # of no use here; kept as it came
 
-    patch_features = ProjectedVision.patch_features
+    @property
+    def is_summary(self) -> bool:
+        """True: one embedding a picture and a text; False: all their tokens."""
+        return self.features["type"] == "ClipEmbeddings"
+
+    def patch_features(self, images: Tensor) -> Tensor:
+        """Unit length [b, n, d], of every patch, or of the picture (n = 1); images are uint8 RGB [b, y, x, 3]."""
+        if self.is_summary:
+            return unit(self.visual_projection(self.vision_model(images)[:, :1]))
+        return ProjectedVision.patch_features(self, images)
 
     def text_features(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Unit-length features of every token [b, t, d]."""
-        return functional.normalize(self.text_projection(self.text_model(ids, mask)), dim=-1, eps=1e-12)
+        """Unit length [b, t, d], of every token, or of the last valid one (t = 1)."""
+        last = (mask.sum(dim=1, keepdim=True) - 1).clamp(min=0)
+        if self.is_summary:
+            tokens = self.text_projection(self.text_model(ids, mask))
+            return unit(tokens.take_along_dim(last[..., None], dim=1))
+        if self.features["padding"] == "end":
+            tokens = self.text_model(torch.where(mask, ids, ids.gather(1, last)), mask)
+        else:
+            tokens = self.text_model(torch.where(mask, ids, 0), torch.ones_like(mask))
+        if self.features["double_text_norm"]:
+            tokens = self.text_model.final_layer_norm(tokens)
+        return unit(self.text_projection(tokens))

@@ -14,16 +14,15 @@ class EfVlaConfig(VlaConfig):
         self,
         clip: dict[str, Any] | None = None,
         scratch_vision: dict[str, Any] | None = None,
-        last_attention: str = "qk",
+        clip_features: dict[str, Any] | None = None,
         cameras: list[str] | None = None,
         window: int = 1,
         text_length: int = 16,
-        mask_text_padding: bool = False,
+        text_mask: str = "all",
         fusion: dict[str, Any] | None = None,
         image_pooling: dict[str, Any] | None = None,
         text_pooling: dict[str, Any] | None = None,
-        proprio_width: int = 64,
-        proprio_hidden_widths: list[int] | None = None,
+        proprio: dict[str, Any] | None = None,
         proprio_noise: float = 0.0,
         trunk: dict[str, Any] | None = None,
         head: dict[str, Any] | None = None,
@@ -31,16 +30,15 @@ class EfVlaConfig(VlaConfig):
     ):
         self.clip = clip or {}
         self.scratch_vision = scratch_vision
-        self.last_attention = last_attention
+        self.clip_features = clip_features or {}
         self.cameras = cameras or []
         self.window = window
         self.text_length = text_length
-        self.mask_text_padding = mask_text_padding
+        self.text_mask = text_mask
         self.fusion = fusion or {}
         self.image_pooling = image_pooling or {}
-        self.text_pooling = text_pooling or {}
-        self.proprio_width = proprio_width
-        self.proprio_hidden_widths = proprio_hidden_widths or []
+        self.text_pooling = text_pooling
+        self.proprio = proprio
         self.proprio_noise = proprio_noise
         self.trunk = trunk or {}
         self.head = head or {}
@@ -54,5 +52,9 @@ class EfVlaConfig(VlaConfig):
     @property
     def step_width(self) -> int:
         """Of the one token a time step: proprio, each camera, text."""
-        image, text = self.image_pooling["out_width"], self.text_pooling["out_width"]
-        return self.proprio_width + len(self.cameras) * image + text
+        parts = [self.proprio, *[self.image_pooling] * len(self.cameras), self.text_pooling]
+        return sum(part["out_width"] for part in parts if part is not None)
+
+    @property
+    def trunk_width(self) -> int:
+        return self.trunk["width"] or self.step_width

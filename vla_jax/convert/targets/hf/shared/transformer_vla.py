@@ -21,10 +21,20 @@ def activate(x: Tensor, name: str) -> Tensor:
     raise ValueError(f"unknown activation {name!r}")
 
 
-def sinusoidal(length: int, width: int, like: Tensor) -> Tensor:
-    """[length, width]: sin in even columns, cos in odd ones; computed in float64, never stored."""
+def sinusoidal(length: int, width: int, like: Tensor, layout: str = "interleaved") -> Tensor:
+    """[length, width]: sin in even columns, cos in odd ones, or halves of them; computed in float64, never stored."""
     angles = np.arange(length)[:, None] * np.exp(np.arange(0, width, 2) * (-np.log(10_000.0) / width))[None]
-    return torch.from_numpy(np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, width)).to(like)
+    order = -1 if layout == "interleaved" else 1
+    return torch.from_numpy(np.stack([np.sin(angles), np.cos(angles)], axis=order).reshape(length, width)).to(like)
+
+
+def rotate(x: Tensor, positions: Tensor, theta: float = 10_000.0) -> Tensor:
+    """Rotary positions [n] on [b, h, n, f], in halves: channel i turns with channel i + f / 2."""
+    half = x.shape[-1] // 2
+    angles = positions.double()[:, None] * theta ** (-torch.arange(half, device=x.device).double() / half)
+    cos, sin = angles.cos().float(), angles.sin().float()
+    first, second = x.float().split(half, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
 def causal(valid: Tensor) -> Tensor:
@@ -43,12 +53,22 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(
-        self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None, scores: str = "qk"
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        mask: Tensor | None = None,
+        scores: str = "qk",
+        positions: Tensor | None = None,
     ) -> Tensor:
-        """`mask` is [q, k] or [b, q, k], True = may attend. `scores="qq"`: queries stand in for keys."""
+        """`mask` is [q, k] or [b, q, k], True = may attend. `scores="qq"`: queries stand in for keys.
+
+        `positions` [n] turn queries and keys of self-attention; None: nothing is turned.
+        """
         memory = x if memory is None else memory
         query = self._heads(self.q_proj(x))
         key = query if scores == "qq" else self._heads(self.k_proj(memory))
+        if positions is not None:
+            query, key = rotate(query, positions), rotate(key, positions)
         mask = mask[:, None] if mask is not None and mask.ndim == 3 else mask
         mixed = functional.scaled_dot_product_attention(query, key, self._heads(self.v_proj(memory)), attn_mask=mask)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
@@ -80,8 +100,8 @@ class Block(nn.Module):
         self.layer_norm2 = nn.LayerNorm(width, eps=epsilon)
         self.dropout = nn.Dropout(config.get("dropout_rate", 0.0))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = x + self.dropout(self.self_attn(self.layer_norm1(x), mask=mask))
+    def forward(self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        x = x + self.dropout(self.self_attn(self.layer_norm1(x), mask=mask, positions=positions))
         return x + self.dropout(self.mlp(self.layer_norm2(x)))
 
     def attention_output(self, x: Tensor, scores: str) -> Tensor:
@@ -94,25 +114,29 @@ class Encoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(Block(config, width) for _ in range(config["num_layers"]))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         for layer in self.layers:
-            x = layer(x, mask=mask)
+            x = layer(x, mask=mask, positions=positions)
         return x
 
 
 class PoolingBlock(nn.Module):
-    """Pre-norm cross-attention from queries into tokens, and perceptron."""
+    """Cross-attention from queries into tokens, and perceptron; pre-norm, or going on from the normalised queries."""
 
     def __init__(self, config: dict[str, Any], width: int, memory_width: int):
         super().__init__()
+        epsilon = config.get("epsilon", 1e-5)
+        self.is_normed = config.get("residual") == "normed"
         self.cross_attn = Attention(width, config["num_heads"], memory_width)
-        self.layer_norm1 = nn.LayerNorm(width)
-        self.mlp = Mlp(width, config["mlp_width"], "gelu")
-        self.layer_norm2 = nn.LayerNorm(width)
+        self.layer_norm1 = nn.LayerNorm(width, eps=epsilon)
+        self.mlp = Mlp(width, config["mlp_width"], config.get("activation", "gelu"))
+        self.layer_norm2 = nn.LayerNorm(width, eps=epsilon)
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + self.cross_attn(self.layer_norm1(x), memory, mask=mask)
-        return x + self.mlp(self.layer_norm2(x))
+        queries = self.layer_norm1(x)
+        x = (queries if self.is_normed else x) + self.cross_attn(queries, memory, mask=mask)
+        normed = self.layer_norm2(x)
+        return (normed if self.is_normed else x) + self.mlp(normed)
 
 
 class AttentionPooling(nn.Module):
@@ -123,10 +147,12 @@ class AttentionPooling(nn.Module):
         width = config["out_width"] // config["num_queries"]
         self.queries = nn.Parameter(torch.zeros(config["num_queries"], width))
         self.layers = nn.ModuleList(PoolingBlock(config, width, token_width) for _ in range(config["num_blocks"]))
+        epsilon = config.get("epsilon", 1e-5)
+        self.final_norm = nn.LayerNorm(width, eps=epsilon) if config.get("final_norm") else nn.Identity()
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Args: tokens: [b, k, d]; mask: [b, k]."""
         x = self.queries.expand(len(tokens), -1, -1)
         for layer in self.layers:
             x = layer(x, tokens, None if mask is None else mask[:, None].expand(-1, x.shape[1], -1))
-        return x.flatten(1)
+        return self.final_norm(x).flatten(1)
