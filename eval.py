@@ -19,8 +19,9 @@ from flax import nnx
 
 from vla_jax import accelerator
 from vla_jax.evaluation import closed_loop, open_loop
-from vla_jax.inference.execution import ExecutionConfig
-from vla_jax.nn.quantization import Mode, QuantizationConfig
+from vla_jax.inference.execution import ExecutionConfig, Mode
+from vla_jax.nn.quantization import Mode as Int8Mode
+from vla_jax.nn.quantization import QuantizationConfig
 from vla_jax.trained_policy import load_policy
 from vla_jax.types import InputError
 
@@ -67,7 +68,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--step", type=int, help="of the run; default: its newest checkpoint")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="ema: where the run keeps an average")
     parser.add_argument("--untrained", action="store_true", help="parameters as they were before training")
-    parser.add_argument("--int8", choices=get_args(Mode), help="linear layers of blocks in int8; activations: dynamic")
+    parser.add_argument(
+        "--int8", choices=get_args(Int8Mode), help="linear layers of blocks in int8; activations: dynamic"
+    )
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--batch-size", type=int, default=32, help="steps, or robots, at a time")
     parser.add_argument("--num-pictures", type=int, default=3, help="episodes, or successes and failures, drawn")
@@ -81,7 +84,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--probe", choices=get_args(closed_loop.Probe), default="none", help="closed loop: what to withhold"
     )
     parser.add_argument("--execute-steps", type=int, default=8, help="closed loop: steps of a chunk that are used")
-    parser.add_argument("--no-ensemble", action="store_true", help="closed loop: re-plan only when a chunk is used up")
+    parser.add_argument(
+        "--execution", choices=get_args(Mode), default="ensemble", help="closed loop: how chunks become targets"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="closed loop: processes that simulate")
     return parser.parse_args(arguments)
 
@@ -96,7 +101,7 @@ def closed_loop_config(options: argparse.Namespace) -> closed_loop.ClosedLoopCon
         trials=options.trials,
         seed=options.seed,
         probe=options.probe,
-        execution=ExecutionConfig(steps=options.execute_steps, ensemble=not options.no_ensemble),
+        execution=ExecutionConfig(mode=options.execution, steps=options.execute_steps),
         batch_size=options.batch_size,
         jobs=options.jobs,
     )

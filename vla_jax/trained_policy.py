@@ -18,6 +18,7 @@ from data_pipelines.normalization import Normalizer, normalizer
 from vla_jax import config as configuration
 from vla_jax import parameters as parameter_paths
 from vla_jax.config import RunConfig
+from vla_jax.inference.step_cache import StepReader
 from vla_jax.language.tokenizer import Tokenizer
 from vla_jax.nn.quantization import QuantizationConfig
 from vla_jax.parameter_store import StoredParameters, Weights, load_parameters
@@ -104,6 +105,15 @@ class TrainedPolicy:
                     "the folder was put together from two runs"
                 )
         return structure
+
+    @functools.cached_property
+    def reader(self) -> StepReader | None:
+        """None: the policy has to see a window at once, or has but one step in it."""
+        module = self.structure.merge(self.stored.parameters)
+        is_stepped = all(hasattr(module, name) for name in ("read_instruction", "step_tokens", "act_on"))
+        if not is_stepped or self.config.policy.data_requirements().window == 1:
+            return None
+        return StepReader(self.structure.merge, self.stored.parameters)
 
     def _build(self) -> Policy:
         policy = self.config.policy.build(nnx.Rngs(0))

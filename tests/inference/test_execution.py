@@ -17,7 +17,7 @@ def _chunk(value: float, horizon: int = 4) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_receding_horizon_carries_out_a_chunk_before_it_asks_again():
-    execution = ExecutionConfig(steps=3, ensemble=False).build()
+    execution = ExecutionConfig(mode="open_loop", steps=3).build()
     assert execution.needs_plan
     execution.add(*_chunk(1.0))
     taken = []
@@ -44,6 +44,23 @@ def test_ensemble_forgets_chunks_that_have_run_out():
     execution.next_target()
     execution.add(*_chunk(5.0, horizon=2))
     assert execution.next_target()[0][0] == pytest.approx(5.0)
+
+
+def test_both_plans_when_the_steps_are_carried_out_and_averages_what_is_left_of_older_chunks():
+    execution = ExecutionConfig(mode="both", steps=2, newest_weight=0.5).build()
+    taken = []
+    for step in range(5):
+        assert execution.needs_plan is (step % 2 == 0)
+        if execution.needs_plan:
+            execution.add(*_chunk(float(step), horizon=3))
+        taken.append(execution.next_target()[0][0])
+    older, newer = 1.0, np.exp(0.5)
+    first, second = (older * 0.02 + newer * 2.0) / (older + newer), (older * 2.02 + newer * 4.0) / (older + newer)
+    np.testing.assert_allclose(taken, [0.0, 0.01, first, 2.01, second], atol=1e-6)
+    short = ExecutionConfig(mode="both", steps=8).build()
+    short.add(*_chunk(1.0, horizon=1))
+    short.next_target()
+    assert short.needs_plan, "a chunk that has run out"
 
 
 def test_rotations_average_on_the_sphere_and_grippers_close_or_open():

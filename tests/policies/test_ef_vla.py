@@ -10,11 +10,14 @@ import pytest
 from flax import nnx
 
 from vla_jax.encoders import clip
+from vla_jax.fusion.cross_fusion import CrossFusionConfig
+from vla_jax.inference.history import History, gather
+from vla_jax.inference.step_cache import StepCache, StepReader, one_step
 from vla_jax.parameters import abstract, matching, split
 from vla_jax.policies import ef_vla
 from vla_jax.types import InputError
 
-PRESETS = {"ef_vla": ef_vla.ef_vla, "ef_vla_l": ef_vla.ef_vla_l, "ef_wo_clip_vision": ef_vla.ef_wo_clip_vision}
+PRESETS = ef_vla.PRESETS
 
 
 def _millions(config) -> dict[str, float]:
@@ -43,6 +46,26 @@ def test_presets_have_the_published_sizes(action_space, preset, clip, trainable,
     millions = _millions(config)
     assert millions["trainable"] == pytest.approx(trainable, abs=0.06)
     assert millions["frozen"] == pytest.approx(frozen, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("preset", "trainable"),
+    [
+        ("otter_torch", 30.4),  # papers.md 2.8: 30.3 to 30.5
+        ("otter_jax", 25.5),
+        ("lf_vla", 11.79),
+        ("ef_xattn", 11.79 + 2 * 4 * (768 * 768 + 768) / 1e6),  # an attention a camera
+        ("ef_ft_clip", 11.79 + 427.6),
+    ],
+)
+def test_variants_have_their_sizes(action_space, preset, trainable):
+    config = PRESETS[preset](dataclasses.replace(action_space, horizon=12))
+    assert _millions(config)["trainable"] == pytest.approx(trainable, rel=0.005)
+
+
+def test_ablations_take_their_part_out_of_the_step_token(action_space):
+    widths = {name: PRESETS[name](action_space).step_width for name in ("ef_vla", "ef_wo_fe", "ef_wo_fl")}
+    assert widths == {"ef_vla": 704, "ef_wo_fe": 640, "ef_wo_fl": 576}
 
 
 def test_without_clip_vision_a_small_vit_trains_and_clip_text_stays_frozen(action_space):
@@ -75,6 +98,87 @@ def test_padding_changes_neither_loss_nor_actions(tiny):
     other = dataclasses.replace(batch, observation=changed, action=padded_actions)
     np.testing.assert_allclose(policy.act(changed), policy.act(observation), atol=1e-5)
     np.testing.assert_allclose(policy.loss(other, key=None).total, policy.loss(batch, key=None).total, rtol=1e-5)
+
+
+def _compiled(policy):
+    """loss and act of an observation and batch."""
+    structure, parameters = split(policy)
+    loss = jax.jit(lambda parameters, batch: structure.merge(parameters).loss(batch, key=None).total)
+    act = jax.jit(lambda parameters, observation: structure.merge(parameters).act(observation))
+    return lambda batch: loss(parameters, batch), lambda observation: act(parameters, observation)
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in ("ef_vla", "ef_vla_l", "ef_ft_clip")])
+def test_every_variant_sees_pictures_words_and_proprio_but_no_padding(name, action_space, make_batch):
+    config = ef_vla.tiny(PRESETS[name](action_space))
+    batch = make_batch(config.data_requirements())
+    loss, act = _compiled(config.build(nnx.Rngs(0)))
+    observation, before = batch.observation, act(batch.observation)
+    garbage = dataclasses.replace(
+        observation,
+        proprio=jnp.where(observation.timestep_mask[..., None], observation.proprio, 9.0),
+        instruction_tokens=jnp.where(observation.instruction_mask, observation.instruction_tokens, 77),
+        images={
+            slot: jnp.where(observation.image_masks[slot][..., None, None, None], images, 77).astype(jnp.uint8)
+            for slot, images in observation.images.items()
+        },
+    )
+    other = dataclasses.replace(batch, observation=garbage, action=jnp.where(batch.action_mask, batch.action, 1e3))
+    np.testing.assert_allclose(act(garbage), before, atol=1e-5)
+    np.testing.assert_allclose(loss(other), loss(batch), rtol=1e-5)
+    seen = {
+        "images": {slot: jnp.zeros_like(images) for slot, images in observation.images.items()},
+        "instruction_tokens": observation.instruction_tokens[::-1],
+        "proprio": observation.proprio + 1.0,
+    }
+    for leaf, changed in seen.items():
+        moved = np.abs(act(dataclasses.replace(observation, **{leaf: changed})) - before).max() > 1e-4
+        assert moved is not np.bool_(name == "ef_wo_fe" and leaf == "proprio"), leaf
+
+
+@pytest.mark.parametrize(("choice", "moves"), [("all", True), ("valid", False), ("words", False)])
+def test_pooled_text_tokens_are_those_that_were_chosen(choice, moves, action_space, make_batch):
+    """Features of padding, put in by hand: what CLIP makes of it is the same whatever the ids."""
+    config = dataclasses.replace(ef_vla.tiny(ef_vla.ef_vla(action_space)), text_mask=choice)
+    batch, policy = make_batch(config.data_requirements()), config.build(nnx.Rngs(0))
+    observation = batch.observation
+    text = policy.read_instruction(observation.instruction_tokens, observation.instruction_mask)
+
+    def moved_by(tokens) -> bool:
+        changed = jnp.where(tokens[..., None], text[::-1, ::-1], text)
+        return np.abs(policy.step_tokens(observation, changed) - policy.step_tokens(observation, text)).max() > 1e-5
+
+    mask = observation.instruction_mask
+    assert moved_by(~mask) is np.bool_(moves)
+    assert moved_by(mask)
+    start = jnp.zeros_like(mask).at[:, 0].set(True)
+    assert moved_by(start) is np.bool_(choice != "words")
+
+
+def test_steps_read_one_at_a_time_give_what_whole_windows_give(action_space, make_batch):
+    """The rolling cache of inference; also where a robot has been under way for longer than a window."""
+    config = ef_vla.tiny(ef_vla.ef_vla(action_space))
+    requirements = config.data_requirements()
+    policy = config.build(nnx.Rngs(0))
+    structure, parameters = split(policy)
+    reader = StepReader(structure.merge, parameters)
+    steps = make_batch(dataclasses.replace(requirements, window=7), size=1, seed=3).observation
+    steps = dataclasses.replace(steps, image_masks={slot: jnp.ones((1, 7), bool) for slot in steps.images})
+    text = reader.instruction(steps.instruction_tokens, steps.instruction_mask)
+    cache, history = StepCache(requirements), History(requirements)
+    act = _compiled(policy)[1]
+    for step in range(7):
+        images = {slot: np.asarray(pictures[0, step]) for slot, pictures in steps.images.items()}
+        single, proprio = History(one_step(requirements)), np.asarray(steps.proprio[0, step])
+        for kept in (single, history):
+            kept.add(images, proprio)
+        words = (np.asarray(steps.instruction_tokens), np.asarray(steps.instruction_mask))
+        cache.add(reader.tokens(gather([single], words, one_step(requirements), 1), text)[0])
+        tokens, mask = cache.window()
+        cached = reader.act(tokens[None], mask[None])
+        np.testing.assert_allclose(cached, act(gather([history], words, requirements, 1)), atol=2e-6)
+    stale = reader.act(np.roll(tokens[None], 1, axis=1), mask[None])
+    assert np.abs(stale - cached).max() > 1e-4
 
 
 def test_actions_depend_on_pictures_words_and_proprio(tiny):
@@ -157,6 +261,7 @@ def test_impossible_configs_are_refused(action_space):
         ({"cameras": ("primary", "primary")}, "cameras"),
         ({"clip": dataclasses.replace(config.clip, vision=None)}, "exactly one"),
         ({"clip": dataclasses.replace(config.clip, text=None)}, "text is None"),
+        ({"fusion": CrossFusionConfig(width=7, num_heads=1)}, "fusion.width=7"),
         ({"window": 0}, "window=0"),
         ({"text_length": 0}, "text_length=0"),
     ):

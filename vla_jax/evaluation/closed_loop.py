@@ -26,9 +26,10 @@ from vla_jax.evaluation import film
 from vla_jax.evaluation.trials import Trial, summarize
 from vla_jax.inference.execution import Execution, ExecutionConfig
 from vla_jax.inference.history import History, gather
+from vla_jax.inference.step_cache import StepCache, StepReader, one_step
 from vla_jax.run_directory import new_folder
 from vla_jax.trained_policy import TrainedPolicy
-from vla_jax.types import InputError
+from vla_jax.types import InputError, Observation
 
 Probe = Literal["none", "black_images", "shuffled_instructions"]
 """What is taken from the policy, to see what its success rests on."""
@@ -82,6 +83,7 @@ class Robot:
     history: History
     execution: Execution
     observed: Observed
+    cache: StepCache
 
 
 def evaluate(policy: TrainedPolicy, config: ClosedLoopConfig, out: Path, *, num_strips: int = 3) -> dict[str, Any]:
@@ -153,16 +155,23 @@ def _is_over(trial: Trial, answer: Answer, max_steps: int) -> bool:
 
 
 class Driver:
-    """From what robots sense to their next targets, all of them in one call of the policy."""
+    """From what robots sense to their next targets, all of them in one call of the policy.
+
+    A policy that reads each step by itself reads it once, when the robot has sensed it; others read whole windows.
+    """
 
     def __init__(self, policy: TrainedPolicy, dataset: str, config: ClosedLoopConfig):
         self._policy, self._dataset, self._config = policy, dataset, config
         self._requirements = policy.config.policy.data_requirements()
         self._space = find_action_space(self._requirements.action_space.form)
+        self._reader = policy.reader
+        self._read = self._requirements if self._reader is None else one_step(self._requirements)
+        self._texts: dict[str, np.ndarray] = {}
         self._is_warm = False
 
     def robot(self, trial: Trial, observed: Observed) -> Robot:
-        robot = Robot(trial, History(self._requirements), self._config.execution.build(), observed)
+        history, cache = History(self._read), StepCache(self._requirements)
+        robot = Robot(trial, history, self._config.execution.build(), observed, cache)
         self.observe(robot, observed)
         return robot
 
@@ -177,21 +186,45 @@ class Driver:
         robot.history.add(images, proprio)
 
     def act(self, robots: dict[int, Robot]) -> dict[int, Act]:
+        started = time.perf_counter()
+        if self._reader is not None:
+            self._read_steps(self._reader, list(robots.values()))
         planning = [robot for robot in robots.values() if robot.execution.needs_plan]
         if planning:
-            tokens = self._policy.tokenizer([robot.trial.instruction for robot in planning])
-            histories = [robot.history for robot in planning]
-            observation = gather(histories, tokens, self._requirements, self._config.batch_size)
             if not self._is_warm:
-                self._policy.act_unnormalized(observation, self._dataset)
+                self._plan(planning)
                 self._is_warm = True
-            started = time.perf_counter()
-            chunks = self._policy.act_unnormalized(observation, self._dataset)
+                started = time.perf_counter()
+            chunks = self._policy.normalizer("action", self._dataset).inverse(self._plan(planning))
             milliseconds = 1e3 * (time.perf_counter() - started)
             for robot, chunk in zip(planning, chunks):
                 robot.trial.latency_ms.append(milliseconds)
                 robot.execution.add(*self._space.absolute(chunk, robot.observed.pose))
         return {number: Act(*robot.execution.next_target()) for number, robot in robots.items()}
+
+    def _plan(self, robots: list[Robot]) -> np.ndarray:
+        """Normalised chunks, with rows of no robot at the end."""
+        if self._reader is None:
+            return self._policy.act(self._observation(robots))
+        windows, masks = map(np.stack, zip(*(robot.cache.window() for robot in robots)))
+        missing = self._config.batch_size - len(robots)
+        return self._reader.act(np.pad(windows, ((0, missing), (0, 0), (0, 0))), np.pad(masks, ((0, missing), (0, 0))))
+
+    def _read_steps(self, reader: StepReader, robots: list[Robot]) -> None:
+        """What each robot has just sensed, into its cache."""
+        if not robots:
+            return
+        for instruction in {robot.trial.instruction for robot in robots} - self._texts.keys():
+            self._texts[instruction] = reader.instruction(*self._policy.tokenizer([instruction]))[0]
+        texts = [self._texts[robot.trial.instruction] for robot in robots]
+        texts += [np.zeros_like(texts[0])] * (self._config.batch_size - len(robots))
+        tokens = reader.tokens(self._observation(robots), np.stack(texts))
+        for robot, token in zip(robots, tokens):
+            robot.cache.add(token)
+
+    def _observation(self, robots: list[Robot]) -> Observation:
+        tokens = self._policy.tokenizer([robot.trial.instruction for robot in robots])
+        return gather([robot.history for robot in robots], tokens, self._read, self._config.batch_size)
 
 
 def _embodiments(policy: TrainedPolicy, config: ClosedLoopConfig) -> tuple[str, ...]:
