@@ -3,8 +3,10 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3; do command -v $$p
 VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.requirements
+WORKERS ?= --numprocesses 2 --dist loadfile
+PART ?= 1/1
 
-.PHONY: demo demo-short test test-fast test-all lint bench clean
+.PHONY: demo demo-short test test-fast test-all lint bench bench-learning clean
 
 demo: $(STAMP)
 	$(RUN) -m vla_jax demo
@@ -13,13 +15,13 @@ demo-short: $(STAMP)
 	$(RUN) -m vla_jax demo --short --out build/demo
 
 test: $(STAMP)
-	JAX_PLATFORMS=cpu $(RUN) -m pytest
+	JAX_PLATFORMS=cpu $(RUN) -m pytest $(WORKERS)
 
 test-fast: $(STAMP)
-	JAX_PLATFORMS=cpu $(RUN) -m pytest -m "not slow and not environments and not all_presets"
+	JAX_PLATFORMS=cpu $(RUN) -m pytest $(WORKERS) -m "not slow and not environments and not all_presets"
 
 test-all: $(STAMP)
-	JAX_PLATFORMS=cpu $(RUN) -m pytest -m ""
+	JAX_PLATFORMS=cpu $(RUN) -m pytest $(WORKERS) -m "" --part $(PART)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
@@ -35,7 +37,11 @@ bench: $(STAMP)
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.wide_layers
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.weights --family llama
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.backbones
+	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.pruning
 	test ! -x build/environments/tensorflow/bin/python || $(RUN) -m benchmarks.against_tf_data  # after test-all
+
+bench-learning: $(STAMP)
+	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.learning
 
 $(STAMP): requirements.txt requirements-dev.txt requirements-export.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 with venv is needed: apt-get install python3 python3-venv"; exit 2; }

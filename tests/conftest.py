@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -11,9 +12,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / "build" / "jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Eight devices; and compilations, most of the tests' time, that take half as long because nothing is made fast.
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
+EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
+QUICK_COMPILATIONS = "--xla_backend_optimization_level=0"
+"""Most of the tests' time: they take half as long because nothing is made fast."""
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES} {QUICK_COMPILATIONS}".strip()
 
 import pytest
 from flax import nnx
@@ -23,6 +25,18 @@ from vla_jax.environments import graphics
 
 nnx.set_graph_mode(False)
 nnx.set_graph_updates(False)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--part", default="1/1", metavar="K/N", help="the K-th of N parts, by the hash of names")
+
+
+def pytest_collection_modifyitems(config, items):
+    number, count = map(int, config.getoption("--part").split("/"))
+    assert 1 <= number <= count, "--part K/N: K of 1 to N expected"
+    mine = [item for item in items if zlib.crc32(item.nodeid.encode()) % count == number - 1]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(mine)])
+    items[:] = mine
 
 
 @pytest.fixture(scope="session")
@@ -53,8 +67,8 @@ def tiny_run(bridge_data, tmp_path_factory) -> Path:
 
 
 def one_device() -> dict[str, str]:
-    """The environment of a command as a user starts it: no simulated devices."""
-    return {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    """The environment of a command as a user starts it, but for its quick compilations: no simulated devices."""
+    return os.environ | {"XLA_FLAGS": QUICK_COMPILATIONS}
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", default="tabletop", help="%(default)s")
     parser.add_argument("--embodiment", required=True, help="tabletop: gantry, arm")
     parser.add_argument("--suite", default="reach", help="one or several, by commas (%(default)s)")
+    parser.add_argument("--without-tasks", help="of the suites, by commas: to be left out")
     parser.add_argument("--episodes", type=positive, default=1000, help="a tenth of them is split val (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="%(default)s")
     parser.add_argument("--image-size", type=positive, default=224, help="pixels (%(default)s)")
@@ -30,6 +31,7 @@ def run(options: argparse.Namespace) -> int:
         environment=options.env,
         embodiment=options.embodiment,
         suites=tuple(options.suite.split(",")),
+        without_tasks=tuple(options.without_tasks.split(",")) if options.without_tasks else None,
         episodes=options.episodes,
         seed=options.seed,
         image_size=options.image_size,

@@ -51,6 +51,8 @@ class DemonstrationConfig:
     embodiment: str
     suites: tuple[str, ...]
     """Episodes are spread evenly over suites, and in each over its tasks."""
+    without_tasks: tuple[str, ...] | None = None
+    """Left out of their suites, so that an evaluation can tell what was seen from what was not."""
     episodes: int
     """Of both splits; a tenth is `val`."""
     seed: int = 0
@@ -65,6 +67,11 @@ class DemonstrationConfig:
             raise InputError(f"--embodiment {self.embodiment}: {self.environment} has {sorted(module.EMBODIMENTS)}")
         if unknown := [suite for suite in self.suites if suite not in module.SUITES] or not self.suites:
             raise InputError(f"--suite {unknown}: {self.environment} has {sorted(module.SUITES)}")
+        tasks = {task for suite in self.suites for task in module.SUITES[suite]}
+        if unknown := sorted(set(self.without_tasks or ()) - tasks):
+            raise InputError(f"--without-tasks {unknown}: the suites have {sorted(tasks)}")
+        if empty := [suite for suite in self.suites if not self.tasks(suite)]:
+            raise InputError(f"--without-tasks {self.without_tasks}: nothing is left of {empty}")
         if self.episodes < 2:
             raise InputError(f"--episodes {self.episodes}: at least 2 expected, one each for train and val")
         if not 0 <= self.seed < 2**31:
@@ -81,11 +88,15 @@ class DemonstrationConfig:
         train = self.episodes - max(1, round(self.episodes * VALIDATION_SHARE))
         return {"train": range(train), "val": range(train, self.episodes)}
 
+    def tasks(self, suite: str) -> list[str]:
+        left_out = self.without_tasks or ()
+        return [task for task in find_environment(self.environment).SUITES[suite] if task not in left_out]
+
     def trials(self, number: int) -> Iterator[Trial]:
         """What is attempted for an episode number, in order. No initial state occurs under two numbers or seeds."""
-        suites = find_environment(self.environment).SUITES
         suite = self.suites[number % len(self.suites)]
-        task = suites[suite][number // len(self.suites) % len(suites[suite])]
+        tasks = self.tasks(suite)
+        task = tasks[number // len(self.suites) % len(tasks)]
         first = EVALUATION_STATES + (self.seed << 32) + number * ATTEMPTS
         for attempt in range(ATTEMPTS):
             yield Trial(suite, task, first + attempt, self.seed, self.noise)

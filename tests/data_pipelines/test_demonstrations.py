@@ -103,6 +103,24 @@ def test_suites_and_tasks_take_turns():
     assert len({trial.task for trial in trials}) == 8
 
 
+def test_tasks_left_out_are_not_shown_and_the_others_take_turns():
+    config = dataclasses.replace(CONFIG, suites=("reach",), without_tasks=("reach_blue", "reach_purple"))
+    shown = [next(config.trials(number)).task for number in range(6)]
+    assert shown == ["reach_red", "reach_green", "reach_yellow"] * 2
+
+
+@pytest.mark.parametrize(
+    ("suites", "without", "message"),
+    [
+        (("goal",), ("reach_blue",), "reach_blue"),
+        (("reach",), tuple(f"reach_{c}" for c in ("red", "green", "blue", "yellow", "purple")), "nothing is left"),
+    ],
+)
+def test_leaving_out_what_is_not_there_or_everything_is_refused(suites, without, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(CONFIG, suites=suites, without_tasks=without)
+
+
 def test_the_pipeline_reads_both_embodiments(root):
     mixture = {"tabletop_gantry": 1.0, "tabletop_arm": 1.0}
     needs = requirements(cameras=("primary", "wrist"), window=1, horizon=4, normalization="gaussian")

@@ -1,0 +1,64 @@
+"""The three papers' policies, small and from scratch, on equal terms: the recipes of `make bench-learning`.
+
+Command   make bench-learning, or one by hand:
+          python train.py --config configs/tabletop_learning.py:dfa_model5 --data.root DATA --run-dir RUN
+Data      That of benchmarks/learning.py: both robots of the tabletop, suite `reach`; the arm is never shown blue and
+          purple blocks being reached for.
+Variants  ef_vla (get_config), lf_vla, dfa_model1, dfa_model3, dfa_model5, qwenvla_oft, deepvision_vla; tiny
+Equal     Data, seed, number of steps, batch, optimizer, pictures of 64 pixels, the proprio that is read. Not equal:
+          parameters and time a step, which the table prints.
+Chips     None: minutes each on 2 CPU cores; what was seen is in docs/benchmarks.md.
+"""
+
+import dataclasses
+
+from configs import tabletop_ef_vla
+from vla_jax.config import RunConfig
+from vla_jax.policies.base import PolicyConfig
+from vla_jax.policies.deepvision_vla import deepvision_vla_scratch
+from vla_jax.policies.dfa_vla import dfa_vla_scratch
+from vla_jax.policies.ef_vla import lf_vla_scratch
+from vla_jax.policies.qwenvla_oft import qwenvla_oft_scratch
+
+ACTION_SPACE = tabletop_ef_vla.get_config().action_space
+
+
+def get_config() -> RunConfig:
+    return ef_vla()
+
+
+def ef_vla() -> RunConfig:
+    return _run("ef_vla", tabletop_ef_vla.get_config().policy)
+
+
+def lf_vla() -> RunConfig:
+    return _run("lf_vla", lf_vla_scratch(ACTION_SPACE))
+
+
+def dfa_model1() -> RunConfig:
+    return _run("dfa_model1", dfa_vla_scratch(ACTION_SPACE, model=1))
+
+
+def dfa_model3() -> RunConfig:
+    return _run("dfa_model3", dfa_vla_scratch(ACTION_SPACE, model=3))
+
+
+def dfa_model5() -> RunConfig:
+    return _run("dfa_model5", dfa_vla_scratch(ACTION_SPACE, model=5))
+
+
+def qwenvla_oft() -> RunConfig:
+    return _run("qwenvla_oft", qwenvla_oft_scratch(ACTION_SPACE))
+
+
+def deepvision_vla() -> RunConfig:
+    return _run("deepvision_vla", deepvision_vla_scratch(ACTION_SPACE))
+
+
+def tiny() -> RunConfig:
+    return dataclasses.replace(get_config(), name="tabletop_learning_tiny", num_steps=20, batch_size=8)
+
+
+def _run(name: str, policy: PolicyConfig) -> RunConfig:
+    config = tabletop_ef_vla.get_config()
+    return dataclasses.replace(config, name=f"tabletop_{name}", policy=policy, num_steps=3_000, batch_size=64)

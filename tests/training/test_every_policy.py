@@ -1,0 +1,140 @@
+"""Every preset of every policy, as its tiny twin, by the program that trains it: it learns one batch by heart, eight
+devices give the losses of one, padding is not read, and its configuration survives JSON.
+
+`make test` takes each file's first preset, `make test-all` all of them.
+"""
+
+import dataclasses
+import functools
+import importlib
+import pkgutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from tests.policies.batches import random_batch
+from vla_jax import config as configuration
+from vla_jax import policies, recipe
+from vla_jax.config import RunConfig
+from vla_jax.sharding import MeshConfig, batch_sharding
+from vla_jax.training.optimizer import OptimizerConfig
+from vla_jax.training.program import build_program
+
+BATCH_SIZE = 8
+NUM_STEPS = 40
+COMPARED = 4
+FAMILIES = sorted(module.name for module in pkgutil.iter_modules(policies.__path__) if module.name != "base")
+
+
+def presets(family: str) -> dict:
+    return importlib.import_module(f"vla_jax.policies.{family}").PRESETS
+
+
+EVERY = [
+    pytest.param(family, name, id=name, marks=[pytest.mark.all_presets] if number else [])
+    for family in FAMILIES
+    for number, name in enumerate(presets(family))
+]
+
+
+def run_config(family: str, name: str) -> RunConfig:
+    """The tiny recipe of its file, with this preset's twin in it."""
+    base = recipe.load(str(ROOT / "configs" / f"{family}_oxe.py") + ":tiny")
+    module = importlib.import_module(f"vla_jax.policies.{family}")
+    return dataclasses.replace(
+        base,
+        policy=module.tiny(presets(family)[name](base.action_space)),
+        optimizer=OptimizerConfig(peak_rate=3e-3, warmup_steps=5, weight_decay=0.0),
+        augmentation=None,
+        lora=None,
+        compute_dtype="float32",
+        ema_decay=None,
+        num_steps=10 * NUM_STEPS,
+        batch_size=BATCH_SIZE,
+        allow_random_frozen=True,
+    )
+
+
+def trained(config: RunConfig, sizes: tuple[int, int, int], num_steps: int):
+    """Losses on one batch, again and again, and what is left."""
+    data, fsdp, tensor = sizes
+    mesh = MeshConfig(data=data, fsdp=fsdp, tensor=tensor).build(jax.devices()[: data * fsdp * tensor])
+    program = build_program(config, mesh)
+    state, frozen = program.initial({})
+    frozen, losses = program.place_frozen(frozen), []
+    batch = jax.device_put(random_batch(config.policy.data_requirements()), batch_sharding(mesh))
+    for _ in range(num_steps):
+        state, metrics = program.step(state, frozen, batch)
+        losses.append(float(metrics["loss"]))
+    return np.array(losses), program, state.parameters | frozen, batch
+
+
+@functools.cache
+def on_one_device(family: str, name: str):
+    return trained(run_config(family, name), (1, 1, 1), NUM_STEPS)
+
+
+@pytest.mark.parametrize(("family", "name"), EVERY)
+def test_one_batch_is_learnt_by_heart(family, name):
+    losses, *_ = on_one_device(family, name)
+    assert np.isfinite(losses).all()
+    assert losses[-5:].mean() < 0.7 * losses[:5].mean()
+
+
+@pytest.mark.parametrize(("family", "name"), EVERY)
+def test_eight_devices_give_the_losses_of_one(family, name):
+    losses, *_ = on_one_device(family, name)
+    sharded, *_ = trained(run_config(family, name), (1, 4, 2), COMPARED)
+    np.testing.assert_allclose(sharded, losses[:COMPARED], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "name"), EVERY)
+def test_padding_is_not_read_and_actions_are_the_last_stage(family, name):
+    _, program, parameters, batch = on_one_device(family, name)
+    chunk = _outputs(program)(parameters, batch)
+    for found, again in zip(chunk, _outputs(program)(parameters, _with_other_padding(batch))):
+        np.testing.assert_array_equal(found, again)
+    _, act, last = chunk
+    assert act.shape == (BATCH_SIZE, *batch.action.shape[2:])
+    np.testing.assert_allclose(act, last, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("family", "name"), EVERY)
+def test_the_configuration_survives_json(family, name):
+    config = run_config(family, name)
+    assert configuration.from_json(configuration.to_json(config)) == config
+    whole = dataclasses.replace(config, policy=presets(family)[name](config.action_space))
+    assert configuration.from_json(configuration.to_json(whole)) == whole
+
+
+@functools.cache
+def _outputs(program):
+    """Loss, the chunk, and the last stage at the last step of each window."""
+
+    def outputs(parameters, batch):
+        policy = program.structure.merge(parameters)
+        observation = batch.observation
+        actions = list(policy.stages(observation).values())[-1]
+        steps = jnp.arange(observation.timestep_mask.shape[1])
+        last = jnp.where(observation.timestep_mask, steps, 0).max(axis=1) if actions.shape[1] > 1 else 0 * steps[:1]
+        last = jnp.broadcast_to(last, (len(actions),))
+        chosen = jnp.take_along_axis(actions, last[:, None, None, None], axis=1)[:, 0]
+        return policy.loss(batch, key=None).total, policy.act(observation), chosen
+
+    return jax.jit(outputs)
+
+
+def _with_other_padding(batch):
+    """Other pictures where there are none, other words behind the sentence, targets that are no numbers."""
+    observation = batch.observation
+    images = {
+        slot: jnp.where(observation.image_masks[slot][..., None, None, None], pictures, 255).astype(jnp.uint8)
+        for slot, pictures in observation.images.items()
+    }
+    observation = dataclasses.replace(observation, images=images)
+    return dataclasses.replace(
+        batch, observation=observation, action=jnp.where(batch.action_mask, batch.action, jnp.nan)
+    )
