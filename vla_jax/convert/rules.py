@@ -20,12 +20,14 @@ import numpy as np
 from vla_jax.convert import families
 from vla_jax.types import InputError
 
-Layout = Literal["copy", "transpose", "conv", "conv_transpose", "conv3d"]
+Layout = Literal["copy", "transpose", "conv", "conv_transpose", "conv1d", "conv1d_transpose", "conv3d"]
 AXES: dict[Layout, tuple[int, ...] | None] = {
     "copy": None,
     "transpose": (1, 0),  # linear: [out, in] <-> [in, out]
     "conv": (2, 3, 1, 0),  # convolution: [out, in, y, x] <-> [y, x, in, out]
     "conv_transpose": (2, 3, 0, 1),  # transposed convolution: [in, out, y, x] <-> [y, x, in, out]
+    "conv1d": (2, 1, 0),  # [out, in, x] <-> [x, in, out]
+    "conv1d_transpose": (2, 0, 1),  # [in, out, x] <-> [x, in, out]
     "conv3d": (2, 3, 4, 1, 0),  # [out, in, t, y, x] <-> [t, y, x, in, out]
 }
 """Which disk axis each of our axes is."""

@@ -162,11 +162,11 @@ PRESETS = {"diffusion_policy": diffusion_policy, "diffusion_policy_text": diffus
 
 
 def tiny(config: DiffusionPolicyConfig) -> DiffusionPolicyConfig:
-    """The CPU twin of any of the above: the same wiring, small widths, 48-pixel pictures, five steps of DDIM."""
+    """The CPU twin of any of the above: the same wiring, small widths, 48-pixel pictures, three steps of DDIM."""
     denoiser = UnetDenoiserConfig(widths=(16, 24, 32), num_groups=4, time_width=12)
     return dataclasses.replace(
         config,
         clip=None if config.clip is None else dataclasses.replace(clip_tiny(), vision=None),
         resnet=ResNetConfig(widths=(8, 12), depths=(1, 2), group_width=4, num_keypoints=5, out_width=7, image_size=48),
-        head=dataclasses.replace(config.head, denoiser=denoiser, num_steps=20, num_sampling_steps=5),
+        head=dataclasses.replace(config.head, denoiser=denoiser, num_steps=10, num_sampling_steps=3),
     )
