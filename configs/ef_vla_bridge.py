@@ -3,9 +3,13 @@
 Command   python train.py --config configs/ef_vla_bridge.py --data.root DATA --policy.clip-weights CLIP_FOLDER \
               --tokenizer.path CLIP_FOLDER --run-dir RUN
           CLIP_FOLDER: a local Hugging Face copy of openai/clip-vit-large-patch14.
-Variants  tiny (CPU twin, random weights), b16, b32 (CLIP sizes), large (ef_vla_l), wo_clip_vision (ablation), lora
-          (adapters on CLIP's attention train, too: a fine-tune of CLIP with 0.5 % of its parameters; with
-          --init-from RUN from a pretrained policy), tiny_lora
+Variants  tiny (CPU twin, random weights), b16, b32 (CLIP sizes of Figure 5), large (ef_vla_l)
+          Ablations of the paper: lf_vla, lf_vla_cls, xattn, wo_clip_vision, wo_fe, wo_fl, ft_clip
+          Published codes: otter_jax, otter_torch (actions and proprio not normalised, as theirs)
+          Fine-tunes, with --init-from RUN of a pretrained policy: lora (adapters on CLIP's attention, 0.5 % of its
+          parameters, all else in full), full (all but CLIP, at a third of the rate), tiny_lora
+Cost      `full` trains 10,000 steps; `lora` as many as get_config. ft_clip keeps and differentiates CLIP's activations:
+          about three times the FLOPs, by arithmetic; take two chips of 80 GB or --mesh.fsdp.
 Chips     One 80 GB GPU or a v5e-8 holds it. By arithmetic, not measured: the forward pass of CLIP L/14 over 12
           steps of one camera costs 1.9 TFLOP a sample, so 40,000 steps of 64 take about 17 v5e chip-hours at 40 %
           of peak.
@@ -27,6 +31,7 @@ from vla_jax.training.augmentation import ColorJitterConfig
 from vla_jax.training.optimizer import OptimizerConfig
 
 ACTION_SPACE = relative_pose.action_space(horizon=12, normalization="gaussian")
+RAW_ACTION_SPACE = relative_pose.action_space(horizon=12, normalization="none")
 
 
 def get_config() -> RunConfig:
@@ -45,12 +50,50 @@ def large() -> RunConfig:
     return _run("ef_vla_l_bridge", ef_vla.ef_vla_l(ACTION_SPACE))
 
 
+def lf_vla() -> RunConfig:
+    return _run("lf_vla_bridge", ef_vla.lf_vla(ACTION_SPACE))
+
+
+def lf_vla_cls() -> RunConfig:
+    return _run("lf_vla_cls_bridge", ef_vla.lf_vla_cls(ACTION_SPACE))
+
+
+def xattn() -> RunConfig:
+    return _run("ef_xattn_bridge", ef_vla.ef_xattn(ACTION_SPACE))
+
+
 def wo_clip_vision() -> RunConfig:
     return _run("ef_wo_clip_vision_bridge", ef_vla.ef_wo_clip_vision(ACTION_SPACE))
 
 
+def wo_fe() -> RunConfig:
+    return _run("ef_wo_fe_bridge", ef_vla.ef_wo_fe(ACTION_SPACE))
+
+
+def wo_fl() -> RunConfig:
+    return _run("ef_wo_fl_bridge", ef_vla.ef_wo_fl(ACTION_SPACE))
+
+
+def ft_clip() -> RunConfig:
+    return _run("ef_ft_clip_bridge", ef_vla.ef_ft_clip(ACTION_SPACE))
+
+
+def otter_jax() -> RunConfig:
+    return _run("otter_jax_bridge", ef_vla.otter_jax(RAW_ACTION_SPACE))
+
+
+def otter_torch() -> RunConfig:
+    return _run("otter_torch_bridge", ef_vla.otter_torch(RAW_ACTION_SPACE))
+
+
 def lora() -> RunConfig:
     return _with_adapters(get_config(), "ef_vla_bridge_lora", rank=16)
+
+
+def full() -> RunConfig:
+    config = get_config()
+    optimizer = dataclasses.replace(config.optimizer, peak_rate=1e-4, warmup_steps=500)
+    return dataclasses.replace(config, name="ef_vla_bridge_full", optimizer=optimizer, num_steps=10_000)
 
 
 def tiny_lora() -> RunConfig:

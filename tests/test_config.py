@@ -13,8 +13,11 @@ from vla_jax.types import InputError
 RECIPES = [
     f"configs/{name}.py{variant}"
     for name, variants in {
-        "ef_vla_bridge": ("", ":tiny", ":b16", ":b32", ":large", ":wo_clip_vision", ":lora", ":tiny_lora"),
-        "ef_vla_oxe": ("", ":tiny", ":large", ":magic_soup"),
+        "ef_vla_bridge": (
+            *("", ":tiny", ":b16", ":b32", ":large", ":lora", ":tiny_lora", ":full", ":otter_jax", ":otter_torch"),
+            *(":lf_vla", ":lf_vla_cls", ":xattn", ":wo_clip_vision", ":wo_fe", ":wo_fl", ":ft_clip"),
+        ),
+        "ef_vla_oxe": ("", ":tiny", ":large", ":magic_soup", ":otter_jax", ":otter_torch", ":lf_vla"),
         "dfa_vla_oxe": (
             *("", ":tiny", ":tiny_lora", ":model1", ":model2", ":model3", ":model4"),
             *(":representation", ":finetune_lora", ":finetune_full"),

@@ -278,7 +278,7 @@ def test_a_second_target_is_one_new_file(parameter_folder, tmp_path, monkeypatch
     (tmp_path / "targets").mkdir()
     (tmp_path / "targets" / "note.py").write_text(NOTE_TARGET)
     monkeypatch.setattr(targets, "__path__", [*targets.__path__, str(tmp_path / "targets")])
-    assert target_names() == ["hf", "note", "peft"]
+    assert target_names() == ["hf", "note", "otter", "peft"]
     assert main(["export", "--checkpoint", str(parameter_folder), "--to", "note", "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "NOTE.txt").read_text() == "ef_vla"
     with pytest.raises(SystemExit) as stopped:

@@ -26,7 +26,7 @@ from vla_jax.encoders.clip import ClipConfig, ClipTextConfig, clip_b16, clip_b32
 from vla_jax.encoders.clip_features import ClipEmbeddings, ClipFeatures, ClipTokens
 from vla_jax.encoders.projected_vit import ProjectedVitConfig
 from vla_jax.encoders.proprio import ProprioEncoderConfig
-from vla_jax.encoders.vit import VitConfig, vit_ti_half, vit_tiny
+from vla_jax.encoders.vit import LastAttention, VitConfig, vit_ti_half, vit_tiny
 from vla_jax.fusion.cross_fusion import CrossFusionConfig
 from vla_jax.fusion.early_fusion import EarlyFusionConfig
 from vla_jax.fusion.late_fusion import LateFusionConfig
@@ -241,6 +241,17 @@ class EfVla(Policy):
             side = math.isqrt(weights.shape[-1])
             maps[slot] = weights.reshape(batch, window, -1, side, side)
         return maps
+
+    def attention_views(self, observation: Observation) -> dict[str, dict[str, Float[Array, "b w t r c"]]]:
+        """`attention_maps` of X_attn and X_out, as the paper's Figure 6 compares them; of what there is elsewhere."""
+        if self.scratch_vision is not None or not isinstance(self.config.clip_features, ClipTokens):
+            return {"attention": self.attention_maps(observation)}
+        own = self.config.clip_features
+        sources: dict[str, LastAttention | None] = {"X_attn": own.last_attention or "qk", "X_out": None}
+        return {
+            name: self.attention_maps(observation, dataclasses.replace(own, last_attention=source))
+            for name, source in sources.items()
+        }
 
     # ---- a step at a time: what inference keeps, so that each picture and instruction is read once
 
@@ -475,6 +486,7 @@ def tiny(config: EfVlaConfig) -> EfVlaConfig:
     fusion, proprio, trunk = config.fusion, config.proprio, config.trunk
     if isinstance(fusion, CrossFusionConfig):
         fusion = CrossFusionConfig(width=clip.projection_width, num_heads=2)
+    width = None if trunk.width is None else 56
     return dataclasses.replace(
         config,
         clip=clip,
@@ -486,12 +498,12 @@ def tiny(config: EfVlaConfig) -> EfVlaConfig:
         proprio=proprio and ProprioEncoderConfig(out_width=8, hidden_widths=(6, 7)[: len(proprio.hidden_widths)]),
         trunk=dataclasses.replace(
             trunk,
-            width=None if trunk.width is None else 56,
+            width=width,
             num_layers=trunk.num_layers // 2,
             num_heads=2,
-            mlp_width=48,
+            mlp_width=2 * width if width else 48,
         ),
-        head=dataclasses.replace(config.head, hidden_widths=(44,)[: len(config.head.hidden_widths)]),
+        head=dataclasses.replace(config.head, hidden_widths=(width or 44,)[: len(config.head.hidden_widths)]),
     )
 
 

@@ -37,7 +37,12 @@ def write(folder: Path, export: Export) -> None:
         shutil.copyfile(template, folder / template.name)
     save(folder, tensors(export, export.parameters))
     export.save_tokenizer(folder)
-    _write_json(folder / "config.json", _config(export))
+    write_settings(folder, export, frozen=_frozen_prefixes(export))
+
+
+def write_settings(folder: Path, export: Export, *, frozen: list[str]) -> None:
+    """Args: frozen: prefixes of the names of tensors that do not train."""
+    _write_json(folder / "config.json", _config(export) | {"frozen": frozen})
     _write_json(folder / "preprocessor_config.json", _processor(export))
     _write_json(folder / "dataset_statistics.json", export.statistics)
 
@@ -48,10 +53,16 @@ def templates(policy: str) -> list[Path]:
     if not files:
         known = sorted(folder.name for folder in TEMPLATES.iterdir() if folder.is_dir() and folder.name != SHARED)
         raise InputError(f"--to hf: no PyTorch code for policy {policy!r}; there is for {known}")
-    found = {path.stem: path for path in files}
+    return sorted([*files, *shared_templates(TEMPLATES / policy)], key=lambda path: path.name)
+
+
+def shared_templates(folder: Path) -> list[Path]:
+    """The shared files that those of a folder of code, and one another, import."""
+    own = {path.stem: path for path in folder.glob("*.py")}
+    found = dict(own)
     while missing := {name for path in found.values() for name in IMPORTED.findall(path.read_text())} - found.keys():
         found |= {name: TEMPLATES / SHARED / f"{name}.py" for name in missing}
-    return [found[name] for name in sorted(found)]
+    return [found[name] for name in sorted(found.keys() - own.keys())]
 
 
 def write_report(folder: Path, export: Export, parity: dict[str, Any], *, adapter: str = "") -> None:
@@ -81,10 +92,9 @@ def _config(export: Export) -> dict[str, Any]:
         },
         "model_type": name,
         "dtype": "float32",
-        "frozen": _frozen_prefixes(export),
         "requirements": _requirements(export.requirements),
         "prompt": export.prompt,
-        **_cleaned(export.settings),
+        **cleaned(export.settings),
     }
 
 
@@ -129,11 +139,11 @@ def _frozen_prefixes(export: Export) -> list[str]:
     return sorted(f"{module}." for module in whole) + sorted(single)
 
 
-def _cleaned(tree: Any) -> Any:
+def cleaned(tree: Any) -> Any:
     if isinstance(tree, dict):
         kept = {key: value for key, value in tree.items() if key not in NOT_EXPORTED and not key.endswith("_weights")}
-        return {key: value.rpartition(":")[2] if key == "type" else _cleaned(value) for key, value in kept.items()}
-    return [_cleaned(item) for item in tree] if isinstance(tree, list) else tree
+        return {key: value.rpartition(":")[2] if key == "type" else cleaned(value) for key, value in kept.items()}
+    return [cleaned(item) for item in tree] if isinstance(tree, list) else tree
 
 
 def _write_json(path: Path, tree: Any) -> None:
