@@ -1,11 +1,13 @@
-"""Evaluates a run, in one of two ways. Exit codes: 0 done, 2 bad input, 1 failure.
+"""Evaluates a run, in one of several ways. Exit codes: 0 done, 2 bad input, 1 failure.
 
     python eval.py --checkpoint RUN [--step N] --env tabletop:SUITE --trials N --seed S --out DIR
     python eval.py --checkpoint RUN [--step N] --open-loop DATASET_DIR [--split S] --out DIR
+    python eval.py --checkpoint RUN [--step N] --attention-maps DATASET_DIR [--against RUN] [--split S] --out DIR
 
 Closed loop: the policy drives simulated robots; writes trials.jsonl, summary.json and film strips. Open loop: the
 actions that it would take at every step of recorded episodes, against those recorded; writes summary.json, errors.csv,
-errors.png and pictures of some episodes.
+errors.png and pictures of some episodes. Attention maps: pictures of what each word looks at in some episodes' first
+steps, by every view that the policy has (EF-VLA: X_attn and X_out of CLIP), of one run or of two.
 """
 
 import argparse
@@ -18,11 +20,11 @@ from typing import get_args
 from flax import nnx
 
 from vla_jax import accelerator
-from vla_jax.evaluation import closed_loop, open_loop
+from vla_jax.evaluation import attention, closed_loop, open_loop
 from vla_jax.inference.execution import ExecutionConfig, Mode
 from vla_jax.nn.quantization import Mode as Int8Mode
 from vla_jax.nn.quantization import QuantizationConfig
-from vla_jax.trained_policy import load_policy
+from vla_jax.trained_policy import TrainedPolicy, load_policy
 from vla_jax.types import InputError
 
 
@@ -40,17 +42,7 @@ def main(arguments: list[str]) -> int:
             policy = policy.untrained(options.seed)
         if options.int8:
             policy = policy.quantized(QuantizationConfig(mode=options.int8))
-        if options.open_loop:
-            open_loop.evaluate(
-                policy,
-                options.open_loop,
-                options.out,
-                split=options.split,
-                batch_size=options.batch_size,
-                num_pictures=options.num_pictures,
-            )
-        else:
-            closed_loop.evaluate(policy, closed_loop_config(options), options.out, num_strips=options.num_pictures)
+        evaluate(policy, options)
     except InputError as error:
         print(f"eval.py: {error}", file=sys.stderr)
         return 2
@@ -58,6 +50,23 @@ def main(arguments: list[str]) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+def evaluate(policy: TrainedPolicy, options: argparse.Namespace) -> None:
+    split, num_pictures = options.split, options.num_pictures
+    if options.attention_maps:
+        policies = {options.checkpoint.name: policy}
+        if options.against:
+            name = options.against.name
+            policies[f"{name} (against)" if name in policies else name] = load_policy(options.against)
+        attention.evaluate(policies, options.attention_maps, options.out, split=split, num_pictures=num_pictures)
+    elif options.open_loop:
+        size = options.batch_size
+        open_loop.evaluate(
+            policy, options.open_loop, options.out, split=split, batch_size=size, num_pictures=num_pictures
+        )
+    else:
+        closed_loop.evaluate(policy, closed_loop_config(options), options.out, num_strips=num_pictures)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -77,7 +86,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--env", metavar="NAME:SUITE", help="closed loop, e.g. tabletop:reach")
     what.add_argument("--open-loop", type=Path, metavar="DATASET_DIR", help="open loop: NAME/VERSION")
-    parser.add_argument("--split", help="open loop; default: val, else test, else train")
+    what.add_argument("--attention-maps", type=Path, metavar="DATASET_DIR", help="what words look at: NAME/VERSION")
+    parser.add_argument(
+        "--against", type=Path, metavar="RUN", help="attention maps: a second run's, beside the first's"
+    )
+    parser.add_argument("--split", help="open loop, attention maps; default: val, else test, else train")
     parser.add_argument("--trials", type=int, default=50, help="closed loop")
     parser.add_argument("--seed", type=int, default=0, help="closed loop: of the initial states")
     parser.add_argument(

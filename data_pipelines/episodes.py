@@ -8,7 +8,7 @@ Axes: b steps, w window, h horizon, a action.
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +84,24 @@ class Episodes:
 
     def batches(self) -> Iterator[EpisodeSteps]:
         """Every step of every episode, in order; the last batch may be smaller."""
+        return self._batches(range(self.num_steps))
+
+    def first_steps(self, num_episodes: int) -> Iterator[EpisodeSteps]:
+        """The first step of each of the first episodes."""
+        rows: list[int] = []
+        row = 0
+        while len(rows) < num_episodes and row < self.num_steps:
+            rows.append(row)
+            row = int(self.source.trajectories.bounds(np.array([row]))[1][0]) + 1
+        return self._batches(rows)
+
+    def _batches(self, rows: Sequence[int]) -> Iterator[EpisodeSteps]:
         self.num_skipped = 0
-        for start in range(0, self.num_steps, self.batch_size):
-            images = self.assembler.empty_images(min(self.batch_size, self.num_steps - start))
+        for start in range(0, len(rows), self.batch_size):
+            part = rows[start : start + self.batch_size]
+            images = self.assembler.empty_images(len(part))
             samples: list[Sample] = []
-            for row in range(start, min(start + self.batch_size, self.num_steps)):
+            for row in part:
                 try:
                     samples.append(self._read(row, {slot: out[len(samples)] for slot, out in images.items()}))
                 except BadRecordError as bad:
