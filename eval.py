@@ -3,11 +3,14 @@
     python eval.py --checkpoint RUN [--step N] --env tabletop:SUITE --trials N --seed S --out DIR
     python eval.py --checkpoint RUN [--step N] --open-loop DATASET_DIR [--split S] --out DIR
     python eval.py --checkpoint RUN [--step N] --attention-maps DATASET_DIR [--against RUN] [--split S] --out DIR
+    python eval.py --checkpoint RUN [--step N] --probe-layers DATASET_DIR [--probe-steps N] [--split S] --out DIR
 
 Closed loop: the policy drives simulated robots; writes trials.jsonl, summary.json and film strips. Open loop: the
 actions that it would take at every step of recorded episodes, against those recorded; writes summary.json, errors.csv,
 errors.png and pictures of some episodes. Attention maps: pictures of what each word looks at in some episodes' first
-steps, by every view that the policy has (EF-VLA: X_attn and X_out of CLIP), of one run or of two.
+steps, by every view that the policy has (EF-VLA: X_attn and X_out of CLIP), of one run or of two. Layer probe: Grad-CAM
+of the actions in each layer of the language model, and the error of the actions where a layer reads zeros in the place
+of visual tokens; writes summary.json and pictures.
 """
 
 import argparse
@@ -20,7 +23,7 @@ from typing import get_args
 from flax import nnx
 
 from vla_jax import accelerator
-from vla_jax.evaluation import attention, closed_loop, open_loop
+from vla_jax.evaluation import attention, closed_loop, layer_probe, open_loop
 from vla_jax.inference.execution import ExecutionConfig, Mode
 from vla_jax.nn.quantization import Mode as Int8Mode
 from vla_jax.nn.quantization import QuantizationConfig
@@ -60,6 +63,11 @@ def evaluate(policy: TrainedPolicy, options: argparse.Namespace) -> None:
             name = options.against.name
             policies[f"{name} (against)" if name in policies else name] = load_policy(options.against)
         attention.evaluate(policies, options.attention_maps, options.out, split=split, num_pictures=num_pictures)
+    elif options.probe_layers:
+        config = layer_probe.LayerProbeConfig(
+            num_steps=options.probe_steps, batch_size=options.batch_size, num_pictures=num_pictures, seed=options.seed
+        )
+        layer_probe.evaluate(policy, options.probe_layers, options.out, config, split=split)
     elif options.open_loop:
         size = options.batch_size
         open_loop.evaluate(
@@ -87,10 +95,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     what.add_argument("--env", metavar="NAME:SUITE", help="closed loop, e.g. tabletop:reach")
     what.add_argument("--open-loop", type=Path, metavar="DATASET_DIR", help="open loop: NAME/VERSION")
     what.add_argument("--attention-maps", type=Path, metavar="DATASET_DIR", help="what words look at: NAME/VERSION")
+    what.add_argument("--probe-layers", type=Path, metavar="DATASET_DIR", help="which layers see: NAME/VERSION")
+    parser.add_argument("--probe-steps", type=int, default=64, help="layer probe: steps, spread over the split")
     parser.add_argument(
         "--against", type=Path, metavar="RUN", help="attention maps: a second run's, beside the first's"
     )
-    parser.add_argument("--split", help="open loop, attention maps; default: val, else test, else train")
+    parser.add_argument("--split", help="of a dataset; default: val, else test, else train")
     parser.add_argument("--trials", type=int, default=50, help="closed loop")
     parser.add_argument("--seed", type=int, default=0, help="closed loop: of the initial states")
     parser.add_argument(
