@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.optimize
 from flax import nnx
 
 from vla_jax.fusion.early_fusion import EarlyFusionConfig
 from vla_jax.nn.norms import l2_normalize
+from vla_jax.nn.positions import sinusoidal
 from vla_jax.parameters import split
 from vla_jax.types import InputError
 
@@ -42,6 +44,16 @@ def test_equals_the_equation_written_out(text, patches):
 
 def test_fused_rows_lie_within_the_unit_ball(text, patches):
     assert jnp.linalg.norm(EarlyFusionConfig().build(nnx.Rngs(0))(text, patches), axis=-1).max() <= 1 + 1e-6
+
+
+def test_fused_rows_lie_in_the_convex_hull_of_the_patches(text, patches):
+    fused = EarlyFusionConfig().build(nnx.Rngs(0))(text, patches)
+    for sample in range(2):
+        corners = np.vstack([np.asarray(patches[sample], np.float64).T, np.ones(9)])  # weights sum to one
+        for row in np.asarray(fused[sample], np.float64):
+            assert scipy.optimize.nnls(corners, np.append(row, 1.0))[1] < 1e-5
+    outside = 2 * np.asarray(patches[0, 0], np.float64)
+    assert scipy.optimize.nnls(corners, np.append(outside, 1.0))[1] > 1e-2
 
 
 def test_patch_order_matters_only_with_value_positions(text, patches):
@@ -77,6 +89,35 @@ def test_scale_never_exceeds_a_hundred():
 def test_fixed_temperature_gets_no_gradient(text, patches):
     structure, parameters = split(EarlyFusionConfig(learn_temperature=False).build(nnx.Rngs(0)))
     assert jax.grad(lambda p: structure.merge(p)(text, patches).sum())(parameters)["log_scale"] == 0.0
+
+
+def test_a_plain_temperature_divides_trains_and_stays_within_its_clip(text, patches):
+    """The published PyTorch code: tau itself is the parameter."""
+    config = EarlyFusionConfig(temperature="plain", initial_temperature=0.2)
+    plain, log = config.build(nnx.Rngs(0)), EarlyFusionConfig(initial_temperature=0.2).build(nnx.Rngs(0))
+    np.testing.assert_allclose(plain(text, patches), log(text, patches), atol=1e-6)
+    structure, parameters = split(plain)
+    gradient = jax.grad(lambda p: jnp.square(structure.merge(p)(text, patches)).sum())(parameters)["tau"]
+    assert abs(gradient) > 1e-4
+    assert structure.merge({"tau": jnp.float32(1e6)}).scale() == pytest.approx(0.01)
+
+
+def test_the_published_jax_code_never_moves_from_a_hundred(text, patches):
+    theirs = EarlyFusionConfig(initial_temperature=0.005, learn_temperature=False).build(nnx.Rngs(0))
+    structure, parameters = split(theirs)
+    assert theirs.scale() == pytest.approx(math.exp(4.6052), rel=1e-4)
+    assert jax.grad(lambda p: structure.merge(p)(text, patches).sum())(parameters)["log_scale"] == 0.0
+
+
+def test_position_layouts_have_the_same_numbers_in_another_order(text, patches):
+    halves = sinusoidal(9, 8, "halves")
+    np.testing.assert_array_equal(halves[:, :4], sinusoidal(9, 8)[:, 0::2])
+    np.testing.assert_array_equal(halves[:, 4:], sinusoidal(9, 8)[:, 1::2])
+    one, other = (
+        EarlyFusionConfig(value_positions=True, position_layout=layout).build(nnx.Rngs(0))(text, patches)
+        for layout in ("interleaved", "halves")
+    )
+    assert np.abs(one - other).max() > 0.1
 
 
 def test_nonpositive_temperature_is_refused():

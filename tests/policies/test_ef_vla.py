@@ -108,7 +108,19 @@ def _compiled(policy):
     return lambda batch: loss(parameters, batch), lambda observation: act(parameters, observation)
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name not in ("ef_vla", "ef_vla_l", "ef_ft_clip")])
+MADE_OF_THE_SAME = ("ef_vla", "ef_vla_l", "ef_ft_clip")
+"""What they look at is tested with the first."""
+IN_SHORT = ("lf_vla_cls", "otter_torch")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in IN_SHORT else pytest.mark.all_presets)
+        for name in PRESETS
+        if name not in MADE_OF_THE_SAME
+    ],
+)
 def test_every_variant_sees_pictures_words_and_proprio_but_no_padding(name, action_space, make_batch):
     config = ef_vla.tiny(PRESETS[name](action_space))
     batch = make_batch(config.data_requirements())
