@@ -23,6 +23,7 @@ RECIPES = [
             *(":representation", ":finetune_lora", ":finetune_full"),
         ),
         "dfa_vla_sweep": ("", ":tiny", ":lambda1_2_0", ":resolution_512", ":top_10", ":gate_0", ":tiny_gate_1"),
+        "tabletop_dfa_vla": ("", ":tiny", ":model1", ":model2", ":model3", ":model4"),
         "tabletop_ef_vla": ("", ":tiny"),
     }.items()
     for variant in variants
