@@ -55,8 +55,8 @@ def test_views_are_distributions_that_differ_between_x_attn_and_x_out(folder, br
     for maps in views.values():
         np.testing.assert_allclose(maps["primary"].sum(axis=(-1, -2)), 1, rtol=1e-5)
     assert np.abs(views["X_attn"]["primary"] - views["X_out"]["primary"]).max() > 1e-3
-    module = policy.structure.merge(policy.stored.parameters)
-    own = jax.jit(lambda observation: module.attention_maps(observation))(steps[0].observation)
+    look = jax.jit(lambda parameters, seen: policy.structure.merge(parameters).attention_maps(seen))
+    own = look(policy.stored.parameters, steps[0].observation)
     np.testing.assert_allclose(views["X_attn"]["primary"], own["primary"], atol=1e-6)
 
 
