@@ -251,6 +251,17 @@ def test_training_lowers_the_loss_and_moves_the_temperature_but_not_clip(tiny):
     assert any(path.startswith("fusion/") for path in moved)
 
 
+def test_every_parameter_of_the_late_fusion_scratch_twin_trains(action_space, make_batch):
+    config = ef_vla.lf_vla_scratch(action_space, image_size=16, patch_size=8, width=16)
+    structure, parameters = split(config.build(nnx.Rngs(0)))
+    batch = make_batch(config.data_requirements())
+    gradient = jax.jit(jax.grad(lambda parameters: structure.merge(parameters).loss(batch, key=None).total))
+    still = {path for path, found in gradient(parameters).items() if not np.abs(found).any()}
+    only_step = {p for p in parameters if p.startswith(("trunk/blocks/attention/query", "trunk/blocks/attention/key"))}
+    assert still == only_step, "a window of one step: the trunk has nothing to choose between"
+    assert not [path for path in parameters if path.startswith("fusion/")], "Eq. 4's temperature is not there"
+
+
 def test_dropout_and_noise_follow_the_key(tiny):
     _, policy, batch = tiny
     one, two = policy.loss(batch, key=jax.random.key(1)).total, policy.loss(batch, key=jax.random.key(2)).total
