@@ -88,7 +88,7 @@ WRONG = {
     "no DeepStack": ("action_tokens", lambda c: c["reader"].update(deepstack=False)),
     "another turn": ("action_tokens", lambda c: c["reader"]["sequence"].update(after=[9, 8, 7])),
     "another frequency": ("action_tokens", lambda c: c["vlm"]["language"]["decoder"].update(theta=1e4)),
-    "other sections": ("action_tokens", lambda c: c["vlm"]["language"].update(sections=[3, 4, 4])),
+    "other sections": ("action_tokens", lambda c: c["vlm"]["language"].update(sections=[9, 1, 1])),
     "other pictures": ("picture_tokens", lambda c: c["vlm"]["vision"]["vit"].update(mean=[0.4, 0.5, 0.5])),
 }
 

@@ -24,8 +24,8 @@ def plot_curves(path: Path, summary: dict[str, Any]) -> None:
     inside.plot(layers, summary["grad_cam_in_region"], color=COLORS[1], marker="o", markersize=3, label="Grad-CAM")
     inside.axhline(summary["region_share"], color="#222222", linestyle="--", label="share of the picture")
     inside.set_ylabel("share in the region")
+    inside.set_ylim(bottom=0)
     for axis in (errors, inside):
-        axis.set_ylim(bottom=0)
         axis.set_xlabel("layer of the language model")
         axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axis.legend(fontsize=7)
