@@ -28,7 +28,7 @@ from vla_jax.vlms import qwen3_vl
 from vla_jax.vlms.action_reader import small_reader
 from vla_jax.vlms.deep_coupling import DeepCouplingConfig
 
-BATCH, ROUNDS = 4, 15
+BATCH, ROUNDS = 1, 11
 SPACE = ActionSpace(
     form="delta_pose",
     horizon=8,
