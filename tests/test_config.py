@@ -1,33 +1,35 @@
 """The configuration's JSON round trip: exact, strict, and unable to name foreign code."""
 
 import dataclasses
+import importlib
+import inspect
 import json
-from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from vla_jax import config as run_config
 from vla_jax import recipe
 from vla_jax.types import InputError
 
+
+def variants(file: str) -> list[str]:
+    """Names of what a recipe file offers: its functions that take nothing and give a RunConfig."""
+    module = importlib.import_module(f"configs.{file}")
+    own = {name: item for name, item in vars(module).items() if not name.startswith("_") and inspect.isfunction(item)}
+    return [
+        "" if name == "get_config" else f":{name}"
+        for name, function in own.items()
+        if function.__module__ == module.__name__ and not inspect.signature(function).parameters
+    ]
+
+
 RECIPES = [
-    f"configs/{name}.py{variant}"
-    for name, variants in {
-        "ef_vla_bridge": (
-            *("", ":tiny", ":b16", ":b32", ":large", ":lora", ":tiny_lora", ":full", ":otter_jax", ":otter_torch"),
-            *(":lf_vla", ":lf_vla_cls", ":xattn", ":wo_clip_vision", ":wo_fe", ":wo_fl", ":ft_clip"),
-        ),
-        "ef_vla_oxe": ("", ":tiny", ":large", ":magic_soup", ":otter_jax", ":otter_torch", ":lf_vla"),
-        "dfa_vla_oxe": (
-            *("", ":tiny", ":tiny_lora", ":model1", ":model2", ":model3", ":model4"),
-            *(":representation", ":finetune_lora", ":finetune_full"),
-        ),
-        "dfa_vla_sweep": ("", ":tiny", ":lambda1_2_0", ":resolution_512", ":top_10", ":gate_0", ":tiny_gate_1"),
-        "tabletop_dfa_vla": ("", ":tiny", ":model1", ":model2", ":model3", ":model4"),
-        "tabletop_ef_vla": ("", ":tiny"),
-    }.items()
-    for variant in variants
+    f"configs/{file.stem}.py{variant}"
+    for file in sorted((ROOT / "configs").glob("[!_]*.py"))
+    for variant in variants(file.stem)
 ]
+SWEEP = [f"configs/dfa_vla_sweep.py:{name}" for name in ("lambda1_2_0", "resolution_512", "top_10", "gate_0")]
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +37,16 @@ def config():
     return recipe.load("configs/ef_vla_bridge.py:tiny")
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", RECIPES + SWEEP)
 def test_json_round_trip_is_exact(name, tmp_path):
     config = recipe.load(name)
     run_config.save(config, tmp_path / "config.json")
     assert run_config.load(tmp_path / "config.json") == config
 
 
-def test_every_recipe_file_is_listed_here():
-    files = {path.stem for path in Path("configs").glob("*.py")} - {"__init__"}
-    assert files == {name.split("/")[1].split(".")[0] for name in RECIPES}
+def test_every_recipe_file_has_a_whole_one_and_a_tiny_one():
+    for file in (ROOT / "configs").glob("[!_]*.py"):
+        assert {"", ":tiny"} <= set(variants(file.stem)), file
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if "tiny" not in name])

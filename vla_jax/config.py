@@ -27,7 +27,7 @@ from vla_jax.training.augmentation import ColorJitterConfig
 from vla_jax.training.optimizer import OptimizerConfig
 from vla_jax.types import ActionSpace, InputError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 OWN_PACKAGES = ("vla_jax.", "data_pipelines.")
 MAY_CHANGE_ON_RESUME = (
     *("num_steps", "log_every", "checkpoint_every", "mesh"),

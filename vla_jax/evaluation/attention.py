@@ -79,7 +79,9 @@ def _draw(policy: TrainedPolicy, observation: Observation, views: Views, out: Pa
     figure = matplotlib.figure.Figure(figsize=(1.5 * (1 + len(shown)), 1.7 * len(rows)))
     axes = figure.subplots(len(rows), 1 + len(shown), squeeze=False)
     for row, (slot, name) in zip(axes, rows):
-        picture, maps = observation.images[slot][0, 0], views[name][slot][0, 0]
+        step = int(np.argmax(observation.timestep_mask[0]))  # windows that end at a step are padded before it
+        picture, maps = observation.images[slot][0, step], views[name][slot][0]
+        maps = maps[min(step, len(maps) - 1)]
         row[0].imshow(picture)
         row[0].set_title(f"{slot}: {name}" if len(views) > 1 else slot, fontsize=8)
         for axis, token in zip(row[1:], shown if len(maps) > 1 else shown[:1]):
