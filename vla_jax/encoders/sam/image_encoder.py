@@ -140,7 +140,7 @@ class SamImageEncoder(nnx.Module):
         self, x: Float[Array, "b n d"], taps: Taps
     ) -> tuple[Float[Array, "b n d"], Float[Array, "l b n d"] | None, Projections | None]:
         """One scan over the groups; a group's blocks are written out, so that only what is asked for is kept."""
-        assert taps.kept is None and taps.edit is None, "this encoder has its own scan, which knows neither"
+        assert (taps.kept, taps.edit) == (None, None), "this encoder has its own scan, which knows neither"
         period, depth = self.config.period, self.config.vit.num_layers
         if out_of_range := sorted(layer for kind in taps.asked for layer in kind if not 0 <= layer < depth):
             raise InputError(f"layers {out_of_range} were asked for; there are 0 to {depth - 1}")
