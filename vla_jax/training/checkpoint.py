@@ -13,6 +13,7 @@ import json
 import logging
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ class Checkpoints:
 
     def _failure(self, step: int, error: Exception) -> CheckpointError:
         if _is_first():
-            shutil.rmtree(self._run.checkpoints / f"{step}.tmp", ignore_errors=True)
+            _remove(self._run.checkpoints / f"{step}.tmp")
         reason = str(error).strip().splitlines()
         return CheckpointError(
             f"{self._run.step(step)}: could not be written ({type(error).__name__}: {reason[0] if reason else ''}); "
@@ -135,7 +136,7 @@ class Checkpoints:
     def _remove_leftovers(self) -> None:
         for leftover in self._run.checkpoints.glob("*.tmp*") if _is_first() else ():
             log.warning("%s: left behind by an interrupted save; removed", leftover)
-            shutil.rmtree(leftover, ignore_errors=True)
+            _remove(leftover)
 
     # ---- restoring
 
@@ -264,6 +265,14 @@ def _set_aside(folder: Path) -> Path:
         count += 1
         target = folder.with_name(f"{folder.name}.damaged-{count}")
     return folder.rename(target)
+
+
+def _remove(folder: Path) -> None:
+    """Until nothing of it is left, or for three seconds: another part of a failed save may still be writing there."""
+    deadline = time.monotonic() + 3
+    while folder.exists() and time.monotonic() < deadline:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.02)
 
 
 def _is_first() -> bool:
