@@ -1,7 +1,7 @@
 """Every preset of every policy, as its tiny twin, by the program that trains it: it learns one batch by heart, eight
 devices give the losses of one, padding is not read, and its configuration survives JSON.
 
-`make test` takes each file's first preset, `make test-all` all of them.
+`make test` takes each file's first preset but for two whose own tests say most of this (SLOW), `make test-all` all.
 """
 
 import dataclasses
@@ -33,8 +33,10 @@ def presets(family: str) -> dict:
     return importlib.import_module(f"vla_jax.policies.{family}").PRESETS
 
 
+SLOW = ("diffusion_policy", "openvla_oft")
+"""Convolutions that are compiled without optimisation take minutes; OpenVLA-OFT is nearly OpenVLA."""
 EVERY = [
-    pytest.param(family, name, id=name, marks=[pytest.mark.all_presets] if number else [])
+    pytest.param(family, name, id=name, marks=[pytest.mark.all_presets] if number or family in SLOW else [])
     for family in FAMILIES
     for number, name in enumerate(presets(family))
 ]
