@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
+from vla_jax.actions.absolute_error import absolute_error
 from vla_jax.nn.linear import linear
 from vla_jax.nn.mlp import ACTIVATIONS, Activation
 from vla_jax.types import ActionSpace, Losses, PolicyContext
@@ -45,11 +46,7 @@ class Regression(nnx.Module):
         *,
         key: Key[Array, ""] | None,
     ) -> Losses:
-        """Mean |predicted - action| over the valid targets, in normalised units."""
-        error = jnp.abs(self.sample(context, key=key) - action)
-        weight = action_mask.sum().astype(jnp.float32)
-        total = jnp.where(action_mask, error, 0.0).sum() / jnp.maximum(weight, 1.0)
-        return Losses(total=total, weight=weight, terms={"l1": total})
+        return absolute_error(self.sample(context, key=key), action, action_mask)
 
     def sample(self, context: PolicyContext, *, key: Key[Array, ""] | None) -> Float[Array, "b w h a"]:
         assert context.queries is not None, "Regression reads PolicyContext.queries"

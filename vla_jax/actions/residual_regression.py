@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
+from vla_jax.actions.absolute_error import absolute_error
 from vla_jax.nn.linear import linear
 from vla_jax.nn.norms import layer_norm
 from vla_jax.types import ActionSpace, Losses, PolicyContext
@@ -54,11 +55,7 @@ class ResidualRegression(nnx.Module):
         *,
         key: Key[Array, ""] | None,
     ) -> Losses:
-        """Mean |predicted - action| over the valid targets, in normalised units."""
-        error = jnp.abs(self.sample(context, key=key) - action)
-        weight = action_mask.sum().astype(jnp.float32)
-        total = jnp.where(action_mask, error, 0.0).sum() / jnp.maximum(weight, 1.0)
-        return Losses(total=total, weight=weight, terms={"l1": total})
+        return absolute_error(self.sample(context, key=key), action, action_mask)
 
     def sample(self, context: PolicyContext, *, key: Key[Array, ""] | None) -> Float[Array, "b 1 h a"]:
         assert context.tokens is not None, "ResidualRegression reads PolicyContext.tokens"

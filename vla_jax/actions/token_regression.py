@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
+from vla_jax.actions.absolute_error import absolute_error
 from vla_jax.nn.linear import linear
 from vla_jax.types import ActionSpace, InputError, Losses, PolicyContext
 
@@ -55,11 +56,8 @@ class TokenRegression(nnx.Module):
         *,
         key: Key[Array, ""] | None,
     ) -> Losses:
-        """Mean |predicted - action| over the valid targets of the last window step, in normalised units."""
-        error, mask = jnp.abs(self.sample(context, key=key) - action[:, -1:]), action_mask[:, -1:]
-        weight = mask.sum().astype(jnp.float32)
-        total = jnp.where(mask, error, 0.0).sum() / jnp.maximum(weight, 1.0)
-        return Losses(total=total, weight=weight, terms={"l1": total})
+        """Of the last window step."""
+        return absolute_error(self.sample(context, key=key), action[:, -1:], action_mask[:, -1:])
 
     def sample(self, context: PolicyContext, *, key: Key[Array, ""] | None) -> Float[Array, "b 1 h a"]:
         assert context.tokens is not None, "TokenRegression reads PolicyContext.tokens"
