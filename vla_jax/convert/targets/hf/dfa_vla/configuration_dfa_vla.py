@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers import Dinov2Config, LlamaConfig, ViTConfig
+from transformers import Dinov2Config, ViTConfig
 
 from .configuration_vla import VlaConfig
 
@@ -105,24 +105,6 @@ class DfaVlaConfig(VlaConfig):
             intermediate_size=vision["mlp_width"],
             hidden_act=vision.get("activation", "gelu"),
             layer_norm_eps=vision.get("epsilon", 1e-12),
-            attn_implementation="sdpa",
-        )
-
-    def llama_config(self) -> LlamaConfig:
-        decoder = self.language["decoder"]
-        return LlamaConfig(
-            vocab_size=decoder["vocab_size"],
-            hidden_size=decoder["width"],
-            intermediate_size=decoder["mlp_width"],
-            num_hidden_layers=decoder["num_layers"],
-            num_attention_heads=decoder["num_heads"],
-            num_key_value_heads=decoder["num_key_value_heads"],
-            head_dim=decoder["head_width"],
-            max_position_embeddings=decoder["max_length"],
-            rms_norm_eps=decoder["norm"]["epsilon"],
-            rope_parameters={"rope_type": "default", "rope_theta": decoder["theta"]},
-            attention_bias=bool(decoder["biases"]),
-            pad_token_id=None,
             attn_implementation="sdpa",
         )
 

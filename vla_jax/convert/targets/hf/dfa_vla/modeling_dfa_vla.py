@@ -14,6 +14,7 @@ from transformers import Dinov2Model, LlamaModel, ViTModel
 
 from .configuration_dfa_vla import DfaVlaConfig
 from .fusion_dfa_vla import Contrast, Dfaf, Elementwise, FrameStack, Fused, Mvsm, masked_mean
+from .llama_vla import llama_config
 from .modeling_vla import VlaModel
 from .processing_dfa_vla import DfaVlaProcessor
 from .transformer_vla import Attention, Mlp, PoolingBlock, causal
@@ -32,7 +33,7 @@ class Language(nn.Module):
 
     def __init__(self, config: DfaVlaConfig):
         super().__init__()
-        self.model = LlamaModel(config.llama_config())
+        self.model = LlamaModel(llama_config(config.language["decoder"]))
 
     def forward(self, part: Part, span: tuple[int, int], mutual: bool) -> Part:
         """Args: mutual: every token sees all valid ones; else the earlier. The last layer is followed by the norm."""

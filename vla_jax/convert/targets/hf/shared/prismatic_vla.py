@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
+
+from .llama_vla import llama_config
 
 DINO_NORMALIZATION = ((0.484375, 0.455078125, 0.40625), (0.228515625, 0.2236328125, 0.224609375))
 SIGLIP_NORMALIZATION = ((0.5,) * 3, (0.5,) * 3)
@@ -235,20 +237,3 @@ def outputs_before(outputs: Tensor, valid: Tensor, count: int) -> Tensor:
     rows = torch.arange(len(outputs), device=outputs.device)
     first, length = outputs[rows, last_valid(valid)][:, None], valid.shape[1]
     return torch.cat([first, outputs[:, length : length + count - 1]], dim=1)
-
-
-def llama_config(decoder: dict[str, Any]) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=decoder["vocab_size"],
-        hidden_size=decoder["width"],
-        intermediate_size=decoder["mlp_width"],
-        num_hidden_layers=decoder["num_layers"],
-        num_attention_heads=decoder["num_heads"],
-        num_key_value_heads=decoder["num_key_value_heads"],
-        head_dim=decoder["head_width"],
-        max_position_embeddings=decoder["max_length"],
-        rms_norm_eps=decoder["norm"]["epsilon"],
-        rope_parameters={"rope_type": "default", "rope_theta": decoder["theta"]},
-        tie_word_embeddings=decoder["tied_head"],
-        attn_implementation="sdpa",
-    )
