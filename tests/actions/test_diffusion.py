@@ -155,8 +155,7 @@ def test_samples_follow_the_key_and_without_one_nothing_is_drawn(head, context):
 
 def test_a_denoiser_learns_a_batch(head, context, action):
     structure, parameters = split(head)
-    # Convolutions are slow here.
-    num_steps, share = (300, 1 / 3) if isinstance(head.denoiser, ResidualDenoiser) else (80, 0.6)
+    num_steps, share = 300, 1 / 2
     mask, optimizer = jnp.ones(action.shape, bool), optax.adam(optax.cosine_decay_schedule(1e-2, num_steps))
 
     def loss(parameters, key):
