@@ -75,4 +75,4 @@ def _dfa_vla(model: int) -> RunConfig:
 
 def _run(name: str, policy: PolicyConfig) -> RunConfig:
     config = tabletop_ef_vla.get_config()
-    return dataclasses.replace(config, name=f"tabletop_{name}", policy=policy, num_steps=3_000, batch_size=64)
+    return dataclasses.replace(config, name=f"tabletop_{name}", policy=policy, num_steps=3_000, batch_size=32)
