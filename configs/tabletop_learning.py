@@ -23,8 +23,8 @@ from vla_jax.policies.qwenvla_oft import qwenvla_oft_scratch
 
 ACTION_SPACE = tabletop_ef_vla.get_config().action_space
 PATCH_SIZE = 16
-"""Sixteen tokens a picture; Qwen3-VL's tower joins four patches of 8 pixels to one. With patches of 8 EF-VLA's loss falls
-half as fast a step, and a step takes 1.6 times as long."""
+"""Sixteen tokens a picture; Qwen3-VL's tower joins four patches of 8 pixels to one. With patches of 8 EF-VLA's loss
+falls half as fast a step, which takes 1.6 times as long."""
 
 
 def get_config() -> RunConfig:
