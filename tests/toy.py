@@ -64,6 +64,7 @@ class ToyConfig(PolicyConfig):
 
 class Toy(Policy):
     def __init__(self, config: ToyConfig, *, rngs):
+        self.dropout_rate = config.dropout_rate
         self.encoder = linear(SIZE * SIZE * 3, config.width, (None, "embed"), rngs=rngs)
         self.proprio = linear(PROPRIO, config.width, (None, "embed"), rngs=rngs)
         block = plain_block(
@@ -77,7 +78,7 @@ class Toy(Policy):
         pictures = observation.images["primary"]
         pixels = pictures.reshape(*pictures.shape[:2], -1).astype(dtype) / 255
         tokens = self.encoder(pixels) + self.proprio(observation.proprio.astype(dtype))
-        tokens = dropout.dropout(self.trunk(tokens, key=key), 0.1, key)
+        tokens = dropout.dropout(self.trunk(tokens, key=key), 0.5 * self.dropout_rate, key)
         return self.head(tokens).reshape(*tokens.shape[:2], HORIZON, -1).astype(jnp.float32)
 
     def loss(self, batch: Batch, *, key) -> Losses:

@@ -171,10 +171,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
-def check_batch_size(mesh: Mesh, batch_size: int) -> None:
+def check_batch_size(mesh: Mesh, batch_size: int, micro_batches: int = 1) -> None:
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size % ways:
-        raise InputError(f"batch_size={batch_size} does not divide over data x fsdp = {ways} devices")
+    if batch_size % (ways * micro_batches):
+        parts = f" in {micro_batches} micro_batches" if micro_batches > 1 else ""
+        raise InputError(f"batch_size={batch_size} does not divide over data x fsdp = {ways} devices{parts}")
 
 
 def process_rows(mesh: Mesh, batch_size: int, devices: Iterable[jax.Device] | None = None) -> slice:
