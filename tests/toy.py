@@ -83,8 +83,8 @@ class Toy(Policy):
 
     def loss(self, batch: Batch, *, key) -> Losses:
         error = jnp.abs(self.predict(batch.observation, key) - batch.action) * batch.action_mask
-        weight = jnp.maximum(batch.action_mask.sum(), 1).astype(jnp.float32)
-        total = error.sum() / weight
+        weight = batch.action_mask.sum().astype(jnp.float32)
+        total = error.sum() / jnp.maximum(weight, 1)
         return Losses(total=total, weight=weight, terms={"l1": total})
 
     def act(self, observation, *, key=None):

@@ -57,6 +57,8 @@ class RunConfig:
     """None: a loss or gradient that is not finite stops the run. Set: bad steps are left out."""
     compute_dtype: typing.Literal["float32", "bfloat16"] = "bfloat16"
     """Of activations; master weights are float32."""
+    gradient_reduction: typing.Literal["compute", "float32"] = "compute"
+    """The dtype in which gradients of linear layers are summed over devices; `float32` doubles what is sent."""
     ema_decay: float | None = 0.999
     """None: no moving average."""
     log_every: int = 50

@@ -18,6 +18,7 @@ from vla_jax import parameters as parameter_paths
 from vla_jax import sharding
 from vla_jax.config import RunConfig
 from vla_jax.parameters import Structure
+from vla_jax.training.products import with_products
 from vla_jax.training.state import TrainState, new_state, with_shardings
 from vla_jax.training.step import Metrics, Step, compute_dtype
 from vla_jax.types import Batch, Parameters
@@ -66,7 +67,9 @@ class Program:
 
 def build_program(config: RunConfig, mesh: Mesh) -> Program:
     sharding.check_batch_size(mesh, config.batch_size, config.micro_batches)
-    structure = parameter_paths.abstract(lambda: config.build_policy(nnx.Rngs(0)))
+    structure = parameter_paths.abstract(
+        lambda: with_products(config.build_policy(nnx.Rngs(0)), mesh, config.gradient_reduction)
+    )
     shapes = structure.shapes()
     shardings = sharding.parameter_shardings(mesh, shapes, structure.logical_axes())
     frozen = config.frozen(shapes)
