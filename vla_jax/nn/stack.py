@@ -26,7 +26,8 @@ Remat = Literal["none", "dots", "narrow", "full"]
 """What a layer's backward pass finds there, from most memory to most recomputation. All keep the layer's input.
 
 `none`: everything. `dots`: what its products with weights gave; attention's scores and all that is done number by
-number are computed again. `narrow`: of these, not what is wider than its input, an MLP's hidden layer. `full`: nothing more.
+number are computed again. `narrow`: of these, not what is wider than its input (an MLP's hidden layer). `full`: nothing
+more.
 """
 Span = tuple[int, int | None]
 """First layer, and the one past the last; None: to the end."""
