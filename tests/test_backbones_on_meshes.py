@@ -7,7 +7,7 @@ from flax import nnx
 
 from tests.backbones import BACKBONES
 from vla_jax.parameters import abstract
-from vla_jax.sharding import RULES, MeshConfig, batch_sharding, parameter_shardings
+from vla_jax.sharding import MeshConfig, batch_sharding, parameter_shardings, rule
 
 WHOLE_EVERYWHERE = ("row_positions", "column_positions")
 """SAM's relative positions: rows by the width of one head."""
@@ -22,7 +22,7 @@ def mesh():
 
 
 def is_shared_out(axes) -> bool:
-    return any(axis and RULES[axis] for axis in axes)
+    return any(rule(axis) for axis in axes)
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -3,9 +3,17 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
-from vla_jax.sharding import MESH_AXES, RULES, MeshConfig, check_batch_size, parameter_sharding, process_rows
+from vla_jax.sharding import (
+    MESH_AXES,
+    RULES,
+    MeshConfig,
+    check_batch_size,
+    parameter_sharding,
+    parameter_shardings,
+    process_rows,
+)
 from vla_jax.types import InputError
 
 
@@ -18,13 +26,52 @@ def mesh():
     ("shape", "axes", "spec"),
     [
         ((3, 8, 16), ("layers", "embed", "mlp"), PartitionSpec(None, "fsdp", "tensor")),
-        ((8, 7), ("embed", "mlp"), PartitionSpec("fsdp", None)),  # 7 does not divide: replicated
+        ((8, 7), ("embed", "mlp"), PartitionSpec("fsdp", None)),  # 7 does not divide: whole under tensor
         ((4, 6), ("heads", "mlp"), PartitionSpec("tensor", None)),  # a mesh axis is used once
+        ((3, 6), ("heads", "mlp"), PartitionSpec(None, "tensor")),  # by the next dimension of its rule
         ((5,), (None,), PartitionSpec(None)),
+        ((4, 8, 16), ("experts", "embed", "mlp"), PartitionSpec(None, "fsdp", "tensor")),  # reserved
+        # fsdp falls back on the largest other dimension, behind tensor where that is there, never on the layers
+        ((7, 6), ("embed", "feature"), PartitionSpec(None, "fsdp")),
+        ((3, 2, 7, 6), (None, None, "embed", "feature"), PartitionSpec(None, None, None, "fsdp")),
+        ((7, 8), ("embed", "mlp"), PartitionSpec(None, ("tensor", "fsdp"))),
+        ((7, 6), ("embed", "mlp"), PartitionSpec(None, "tensor")),
+        ((2, 7, 5), ("layers", "embed", "mlp"), PartitionSpec(None, None, None)),
+        # heads stay whole under tensor, however wide they are
+        ((8, 24), ("embed", "heads:2"), PartitionSpec("fsdp", "tensor")),
+        ((8, 24), ("embed", "heads:3"), PartitionSpec("fsdp", None)),
+        ((7, 24), ("embed", "heads:3"), PartitionSpec(None, "fsdp")),
     ],
 )
 def test_logical_axes_become_mesh_axes_where_they_divide(mesh, shape, axes, spec):
     assert parameter_sharding(mesh, shape, axes).spec == spec
+
+
+def test_a_projector_of_two_encoders_is_stored_on_256_devices_by_its_hidden_width():
+    pod = AbstractMesh((1, 256, 1), MESH_AXES)
+    assert parameter_sharding(pod, (2176, 8704), ("embed", "mlp")).spec == PartitionSpec(None, ("tensor", "fsdp"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "message"),
+    [
+        (
+            (4099, 4099),
+            ("embed", "feature"),
+            r"fsdp=2 does not divide .* 4099 of vlm/kernel .*embed -> fsdp.*nor any other",
+        ),
+        ((4096, 4097), ("embed", "mlp"), r"tensor=2 does not divide .* 4097 of vlm/kernel .*--mesh.tensor"),
+        ((4096, 4200), ("embed", "heads:3"), r"tensor=2 does not divide the 3 heads of vlm/kernel .*heads -> tensor"),
+    ],
+)
+def test_a_large_parameter_that_would_lie_whole_everywhere_is_refused_by_name_and_rule(mesh, shape, axes, message):
+    shapes = {"vlm/kernel": jax.ShapeDtypeStruct(shape, np.float32)}
+    small = {"vlm/kernel": jax.ShapeDtypeStruct(tuple(size % 97 for size in shape), np.float32)}
+    alone = AbstractMesh((8, 1, 1), MESH_AXES)
+    assert parameter_shardings(alone, shapes, {"vlm/kernel": axes})
+    assert parameter_shardings(mesh, small, {"vlm/kernel": axes})
+    with pytest.raises(InputError, match=message):
+        parameter_shardings(mesh, shapes, {"vlm/kernel": axes})
 
 
 def test_an_axis_outside_the_table_is_refused(mesh):
@@ -33,14 +80,54 @@ def test_an_axis_outside_the_table_is_refused(mesh):
 
 
 def test_every_rule_names_a_mesh_axis(mesh):
-    assert {axis for axis in RULES.values() if axis} <= set(mesh.axis_names)
+    assert {axis for axis in RULES.values() if axis} == {"fsdp", "tensor", "expert"}
+    assert {axis for axis in RULES.values() if axis} - set(mesh.axis_names) == {"expert"}
 
 
 def test_one_size_may_be_left_open():
     assert dict(MeshConfig(data=-1, fsdp=4).build().shape) == {"data": 2, "fsdp": 4, "tensor": 1}
 
 
-@pytest.mark.parametrize("sizes", [{"data": 3}, {"data": -1, "fsdp": 3}, {"data": 1, "fsdp": 2}])
+def test_slices_are_the_outer_part_of_data_and_the_rest_lies_within_one():
+    """HSDP: whoever shares a copy of the parameters is in one slice."""
+    numbers = [[device.id for device in row.ravel()] for row in _mesh(fsdp=2, tensor=2, data_slices=2).devices]
+    assert numbers == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert dict(_mesh(data=1, fsdp=2, tensor=2, fsdp_slices=2).shape) == {"data": 1, "fsdp": 4, "tensor": 2}
+    both = _mesh(data=2, fsdp=2, data_slices=2).devices[..., 0]
+    assert [[device.id for device in row] for row in both] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """As much of a TPU device as a mesh is made of."""
+
+    id: int
+    slice_index: int
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+
+    @property
+    def process_index(self):
+        return self.id
+
+
+def test_the_slices_of_a_pod_are_those_that_its_devices_name():
+    chips = [Chip(id=number, slice_index=number % 2) for number in range(4)]
+    with pytest.raises(InputError, match="lie in 2 slices"):
+        MeshConfig().build(chips)
+    with pytest.raises(InputError, match="lie in 1 slices"):
+        MeshConfig(data_slices=2).build(chips[::2])
+    groups = MeshConfig(fsdp=-1, data=1, data_slices=2)._slices(chips)
+    assert [[chip.id for chip in group] for group in groups] == [[0, 2], [1, 3]]
+
+
+def _mesh(**sizes):
+    return MeshConfig(**sizes).build()
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"data": 3}, {"data": -1, "fsdp": 3}, {"data": 1, "fsdp": 2}, {"data_slices": 3}, {"data_slices": 16}]
+)
 def test_sizes_that_do_not_multiply_to_the_devices_are_refused(sizes):
     with pytest.raises(InputError, match=f"{len(jax.devices())} devices"):
         MeshConfig(**sizes).build()

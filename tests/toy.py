@@ -64,6 +64,7 @@ class ToyConfig(PolicyConfig):
 
 class Toy(Policy):
     def __init__(self, config: ToyConfig, *, rngs):
+        self.dropout_rate = config.dropout_rate
         self.encoder = linear(SIZE * SIZE * 3, config.width, (None, "embed"), rngs=rngs)
         self.proprio = linear(PROPRIO, config.width, (None, "embed"), rngs=rngs)
         block = plain_block(
@@ -77,13 +78,13 @@ class Toy(Policy):
         pictures = observation.images["primary"]
         pixels = pictures.reshape(*pictures.shape[:2], -1).astype(dtype) / 255
         tokens = self.encoder(pixels) + self.proprio(observation.proprio.astype(dtype))
-        tokens = dropout.dropout(self.trunk(tokens, key=key), 0.1, key)
+        tokens = dropout.dropout(self.trunk(tokens, key=key), 0.5 * self.dropout_rate, key)
         return self.head(tokens).reshape(*tokens.shape[:2], HORIZON, -1).astype(jnp.float32)
 
     def loss(self, batch: Batch, *, key) -> Losses:
         error = jnp.abs(self.predict(batch.observation, key) - batch.action) * batch.action_mask
-        weight = jnp.maximum(batch.action_mask.sum(), 1).astype(jnp.float32)
-        total = error.sum() / weight
+        weight = batch.action_mask.sum().astype(jnp.float32)
+        total = error.sum() / jnp.maximum(weight, 1)
         return Losses(total=total, weight=weight, terms={"l1": total})
 
     def act(self, observation, *, key=None):

@@ -24,13 +24,14 @@ from vla_jax.parameters import matching
 from vla_jax.policies.base import Policy, PolicyConfig
 from vla_jax.sharding import MeshConfig
 from vla_jax.training.augmentation import ColorJitterConfig
+from vla_jax.training.bad_steps import SkipConfig
 from vla_jax.training.optimizer import OptimizerConfig
 from vla_jax.types import ActionSpace, InputError
 
 SCHEMA_VERSION = 4
 OWN_PACKAGES = ("vla_jax.", "data_pipelines.")
 MAY_CHANGE_ON_RESUME = (
-    *("num_steps", "log_every", "checkpoint_every", "mesh"),
+    *("num_steps", "log_every", "checkpoint_every", "mesh", "skip"),
     *("data.root", "data.cache", "data.max_bad_share", "data.num_threads", "data.prefetch"),
 )
 
@@ -50,8 +51,14 @@ class RunConfig:
     num_steps: int = 40_000
     batch_size: int = 64
     """Global: over all devices and hosts."""
+    micro_batches: int = 1
+    """The batch goes through the policy in so many parts, one after another: their memory, the same gradient."""
+    skip: SkipConfig | None = None
+    """None: a loss or gradient that is not finite stops the run. Set: bad steps are left out."""
     compute_dtype: typing.Literal["float32", "bfloat16"] = "bfloat16"
     """Of activations; master weights are float32."""
+    gradient_reduction: typing.Literal["compute", "float32"] = "compute"
+    """The dtype in which gradients of linear layers are summed over devices; `float32` doubles what is sent."""
     ema_decay: float | None = 0.999
     """None: no moving average."""
     log_every: int = 50
@@ -63,7 +70,7 @@ class RunConfig:
     """Never imported unless asked for."""
 
     def __post_init__(self):
-        for name in ("num_steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
+        for name in ("num_steps", "batch_size", "micro_batches", "log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: at least 1 expected")
         for part in self.policy.pretrained_parts():

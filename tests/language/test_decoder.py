@@ -141,7 +141,7 @@ def test_parameters_know_their_axes():
     axes = abstract(lambda: CONFIG.build(nnx.Rngs(0))).logical_axes()
     assert axes["tokens"] == ("vocab", "embed")
     assert axes["head/kernel"] == ("embed", "vocab")
-    assert axes["stack/blocks/attention/key/kernel"] == ("layers", "embed", "heads")
+    assert axes["stack/blocks/attention/key/kernel"] == ("layers", "embed", "heads:2")
     assert axes["stack/blocks/mlp/gate/kernel"] == ("layers", "embed", "mlp")
 
 

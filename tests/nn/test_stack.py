@@ -1,3 +1,5 @@
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ from flax import nnx
 from vla_jax.nn import masks
 from vla_jax.nn.attention import attend
 from vla_jax.nn.block import plain_block
-from vla_jax.nn.stack import StackConfig, Taps
+from vla_jax.nn.stack import Remat, StackConfig, Taps
 from vla_jax.parameters import abstract, split
 
 BLOCK = plain_block(width=12, num_heads=3, mlp_width=20, dropout_rate=0.3)
@@ -60,16 +62,39 @@ def test_layers_differ(stack):
     assert not np.allclose(kernel[0], kernel[1])
 
 
-def test_remat_changes_no_gradient(x):
-    def gradient(remat):
-        config = StackConfig(block=BLOCK, num_layers=3, remat=remat)
-        structure, parameters = split(config.build(nnx.Rngs(0)))
-        return jax.grad(lambda p: structure.merge(p)(x, key=jax.random.key(2)).sum())(parameters)
+def gradient_of(remat, block=BLOCK):
+    structure, parameters = split(StackConfig(block=block, num_layers=3, remat=remat).build(nnx.Rngs(0)))
+    return jax.grad(lambda p, x: structure.merge(p)(x, key=jax.random.key(2)).sum()), parameters
 
-    full, none = gradient("full"), gradient("none")
-    assert full.keys() == none.keys()
-    for path in full:
-        np.testing.assert_allclose(full[path], none[path], rtol=1e-4, atol=1e-5)
+
+def test_remat_changes_no_gradient(x):
+    gradient, parameters = gradient_of("none")
+    theirs = jax.jit(gradient)(parameters, x)
+    for remat in ("full", "narrow", "dots"):
+        same_gradients(jax.jit(gradient_of(remat)[0])(parameters, x), theirs)
+
+
+def same_gradients(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for path in ours:
+        np.testing.assert_allclose(ours[path], theirs[path], rtol=1e-4, atol=1e-5)
+
+
+def test_what_remat_keeps_is_not_computed_again(x):
+    """Products with weights in a layer's backward pass: two for each of six, and those that are computed again."""
+
+    def count(jaxpr) -> int:
+        own = [e for e in jaxpr.eqns if e.primitive.name == "dot_general" and not e.params["dimension_numbers"][1][0]]
+        return len(own) + sum(count(inner) for e in jaxpr.eqns for inner in jax.core.jaxprs_in_params(e.params))
+
+    found = {}
+    for remat in get_args(Remat):
+        gradient, parameters = gradient_of(remat)
+        found[remat] = count(jax.make_jaxpr(gradient)(parameters, x).jaxpr)
+    none = found.pop("none")
+    assert none == 18
+    # `narrow` computes the MLP's first product again; `full` also query, key, value and out, none needs the last
+    assert found == {"dots": none, "narrow": none + 1, "full": none + 5}
 
 
 def test_dropout_needs_a_key_and_follows_it(stack, x):

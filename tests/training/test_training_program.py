@@ -12,7 +12,8 @@ from jax.sharding import PartitionSpec
 from tests.toy import ToyConfig, ToyPipeline, toy_config
 from vla_jax import sharding
 from vla_jax.sharding import MeshConfig
-from vla_jax.training.program import build_program, moving_average
+from vla_jax.training.program import build_program
+from vla_jax.training.step import moving_average
 
 MESHES = {"data8": (8, 1, 1), "data2_fsdp4": (2, 4, 1), "data2_fsdp2_tensor2": (2, 2, 2)}
 

@@ -98,7 +98,7 @@ class Aligner(nnx.Module):
         self.query = part("query") if is_literal else None
         self.key, self.value = part("key"), part("value")
         back = (decoder.num_heads * decoder.features, expert.num_heads * expert.features)
-        self.out = linear(*back, ("heads", "embed"), rngs=rngs) if is_literal else None
+        self.out = linear(*back, (f"heads:{decoder.num_heads}", "embed"), rngs=rngs) if is_literal else None
         self.bias = None if config.bias_init is None else nnx.Param(jnp.full((), config.bias_init, jnp.float32))
 
     def key_value(self, found: KeyValue, attention: Attention, rotation: Rotation | None) -> KeyValue:
@@ -133,7 +133,7 @@ class Alignment(nnx.Module):
     """A linear layer, and a layer norm over runs of `norm_width` of what it gives."""
 
     def __init__(self, in_width: int, out_width: int, norm_width: int, *, rngs: nnx.Rngs):
-        self.linear = linear(in_width, out_width, ("embed", "heads"), rngs=rngs)
+        self.linear = linear(in_width, out_width, ("embed", f"heads:{out_width // norm_width}"), rngs=rngs)
         self.norm = layer_norm(norm_width, epsilon=EPSILON, rngs=rngs)
         self.norm_width = norm_width
 

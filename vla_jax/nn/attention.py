@@ -107,7 +107,8 @@ class Attention(nnx.Module):
         inner, narrow = config.num_heads * config.features, config.groups * config.features
 
         def projection(name: Projection, in_width: int, out_width: int) -> nnx.Linear:
-            axes = ("heads", "embed") if name == "out" else ("embed", "heads")
+            heads = f"heads:{config.groups if name in ('key', 'value') else config.num_heads}"
+            axes = (heads, "embed") if name == "out" else ("embed", heads)
             return linear(in_width, out_width, axes, use_bias=name in config.biases, rngs=rngs)
 
         self.query = projection("query", config.width, inner)

@@ -7,6 +7,7 @@ of gradients, each as large as all parameters, as there are parts.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +22,13 @@ from vla_jax.nn.block import Block, BlockConfig
 from vla_jax.nn.rotary import Rotation
 from vla_jax.types import InputError
 
-Remat = Literal["none", "full"]
+Remat = Literal["none", "dots", "narrow", "full"]
+"""What a layer's backward pass finds there, from most memory to most recomputation. All keep the layer's input.
+
+`none`: everything. `dots`: what its products with weights gave; attention's scores and all that is done number by
+number are computed again. `narrow`: of these, not what is wider than its input (an MLP's hidden layer). `full`: nothing
+more.
+"""
 Span = tuple[int, int | None]
 """First layer, and the one past the last; None: to the end."""
 WHOLE: Span = (0, None)
@@ -65,7 +72,6 @@ class StackConfig:
     block: BlockConfig
     num_layers: int
     remat: Remat = "full"
-    """`full`: a block's activations are recomputed in the backward pass; only its input is kept."""
 
     def build(self, rngs: nnx.Rngs) -> "Stack":
         return Stack(self, rngs=rngs)
@@ -174,7 +180,29 @@ class Stack(nnx.Module):
         return start, stop
 
     def checkpointed(self, body):
-        return jax.checkpoint(body, prevent_cse=False) if self.remat == "full" else body
+        return checkpointed(body, self.remat)
+
+
+def checkpointed(body: Callable, remat: Remat) -> Callable:
+    """The body of a scan over layers, recomputed in the backward pass as `remat` says."""
+    if remat == "none":
+        return body
+    return jax.checkpoint(body, prevent_cse=False, policy=_KEPT[remat])
+
+
+def _is_narrow_dot(primitive, *inputs, **parameters) -> bool:
+    if not jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *inputs, **parameters):
+        return False
+    x, kernel = inputs[:2]
+    contracted = math.prod(x.shape[axis] for axis in parameters["dimension_numbers"][0][0])
+    return kernel.size <= contracted**2
+
+
+_KEPT: dict[Remat, Callable | None] = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "narrow": _is_narrow_dot,
+    "full": None,
+}
 
 
 def _places(wanted: Sequence[int], start: int, stop: int) -> Int[np.ndarray, "k"] | None:

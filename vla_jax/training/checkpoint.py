@@ -27,7 +27,7 @@ from vla_jax import config as configuration
 from vla_jax.config import RunConfig
 from vla_jax.parameter_store import Arrays, commit, read_arrays, read_json, save_parameters
 from vla_jax.run_directory import MANIFEST, MANIFEST_VERSION, RunDirectory, verify_manifest
-from vla_jax.training.state import TrainState
+from vla_jax.training.state import TrainState, Watch
 from vla_jax.types import InputError, Parameters
 
 log = logging.getLogger(__name__)
@@ -186,6 +186,7 @@ class Checkpoints:
             ema=items.get("ema"),
             key=jax.random.wrap_key_data(progress["key"]),
             bad_step=jax.device_put(np.int32(-1), target.bad_step.sharding),
+            watch=Watch(**{name: progress[f"watch/{name}"] for name in vars(target.watch)}),
         )
         return Restored(state, read_json(folder / "data_position.json")["next_step"])
 
@@ -216,9 +217,13 @@ def _items(state: TrainState) -> dict[str, Arrays]:
     items = {
         "parameters": state.parameters,
         "optimizer": {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state.optimizer)},
-        "progress": {"step": state.step, "key": key},
+        "progress": {"step": state.step, "key": key} | _watched(state.watch),
     }
     return items if state.ema is None else items | {"ema": state.ema}
+
+
+def _watched(watch: Watch) -> dict[str, Any]:
+    return {f"watch/{name}": value for name, value in vars(watch).items()}
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -26,8 +26,9 @@ from vla_jax.training.checkpoint import Checkpoints, restore_frozen, save_frozen
 from vla_jax.training.loader import Loader
 from vla_jax.training.metrics import MetricsLog, open_mirrors, step_line
 from vla_jax.training.preemption import Preemption
-from vla_jax.training.program import Metrics, Program
+from vla_jax.training.program import Program
 from vla_jax.training.state import TrainState
+from vla_jax.training.step import Metrics
 from vla_jax.types import Batch, Parameters
 
 log = logging.getLogger(__name__)

@@ -35,7 +35,11 @@ def step_line(step: int, metrics: dict[str, Any], rates: dict[str, float]) -> Li
         "loss_hex": float(metrics["loss"]).hex(),
         "batch_digest": batch_digest(metrics["sample_ids"]),
     } | rates
-    line |= {name: float(metrics[name]) for name in ("grad_norm", "learning_rate", "ema_norm") if name in metrics}
+    line |= {
+        name: float(metrics[name])
+        for name in ("grad_norm", "learning_rate", "ema_norm", "num_skipped")
+        if name in metrics
+    }
     if taken := sorted(line.keys() & metrics["terms"].keys()):
         raise InputError(f"the policy's loss term {taken[0]!r} has the name of a metric; rename the term")
     return line | {name: float(value) for name, value in metrics["terms"].items()}

@@ -5,6 +5,7 @@ Source of the defaults: EF-VLA Table 7; weight decay on matrices only, as the pu
 
 import dataclasses
 import re
+from typing import Literal
 
 import optax
 
@@ -41,6 +42,8 @@ class OptimizerConfig:
     epsilon: float = 1e-8
     weight_decay: float = 0.01
     """On parameters whose name is one of `DECAYED`."""
+    moment_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the first moment. The second stays float32: bfloat16 has 8 bits, and a step of 1 - beta2 = 0.001 is lost."""
     clip_norm: float | None = 1.0
     rates: tuple[RateFactor, ...] = ()
     """The first that matches a parameter counts; others train at the schedule's rate. Each must match something."""
@@ -63,6 +66,7 @@ class OptimizerConfig:
             self.epsilon,
             weight_decay=self.weight_decay,
             mask=is_decayed,
+            mu_dtype=self.moment_dtype,
         )
         chain = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
         chain.append(adamw)

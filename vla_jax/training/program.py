@@ -1,24 +1,16 @@
 """A run's training step on a mesh: the jitted function, and shape and sharding of all that it takes.
 
 No arrays in here: `plan` compiles the same program for a pod that is not there.
-
-Precision: master weights, their gradients, the optimizer and the moving average are float32. The step hands the
-policy a copy of its floating parameters in `compute_dtype`; frozen parameters are held on the device in that
-dtype. A policy computes in the dtype of its parameters, casts what it reads to it, and reduces its loss in
-float32. There is no other dtype setting.
-
-Axes: b batch.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -26,14 +18,12 @@ from vla_jax import parameters as parameter_paths
 from vla_jax import sharding
 from vla_jax.config import RunConfig
 from vla_jax.parameters import Structure
-from vla_jax.policies.base import Policy
-from vla_jax.training.augmentation import augment
+from vla_jax.training.products import with_products
 from vla_jax.training.state import TrainState, new_state, with_shardings
+from vla_jax.training.step import Metrics, Step, compute_dtype
 from vla_jax.types import Batch, Parameters
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
-Metrics = dict[str, Any]
-"""`loss, grad_norm, learning_rate, terms, sample_ids` [b, 3]`, bad_step`, and `ema_norm` where there is an EMA."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,8 +66,10 @@ class Program:
 
 
 def build_program(config: RunConfig, mesh: Mesh) -> Program:
-    sharding.check_batch_size(mesh, config.batch_size)
-    structure = parameter_paths.abstract(lambda: config.build_policy(nnx.Rngs(0)))
+    sharding.check_batch_size(mesh, config.batch_size, config.micro_batches)
+    structure = parameter_paths.abstract(
+        lambda: with_products(config.build_policy(nnx.Rngs(0)), mesh, config.gradient_reduction)
+    )
     shapes = structure.shapes()
     shardings = sharding.parameter_shardings(mesh, shapes, structure.logical_axes())
     frozen = config.frozen(shapes)
@@ -86,12 +78,12 @@ def build_program(config: RunConfig, mesh: Mesh) -> Program:
     trainable = {path: shape for path, shape in shapes.items() if path not in frozen}
     state = with_shardings(mesh, jax.eval_shape(start, trainable), shardings)
     held = {
-        path: jax.ShapeDtypeStruct(shapes[path].shape, _compute_dtype(config, shapes[path]), sharding=shardings[path])
+        path: jax.ShapeDtypeStruct(shapes[path].shape, compute_dtype(config, shapes[path]), sharding=shardings[path])
         for path in sorted(frozen)
     }
     state_shardings, frozen_shardings = jax.tree.map(lambda leaf: leaf.sharding, (state, held))
     step = jax.jit(
-        functools.partial(train_step, config, structure, optimizer),
+        Step(config, structure, optimizer, shardings).train_step,
         in_shardings=(state_shardings, frozen_shardings, sharding.batch_sharding(mesh)),
         out_shardings=(state_shardings, sharding.replicated(mesh)),
         donate_argnums=0,
@@ -101,64 +93,16 @@ def build_program(config: RunConfig, mesh: Mesh) -> Program:
     )
 
 
-def train_step(
-    config: RunConfig,
-    structure: Structure,
-    optimizer: optax.GradientTransformation,
-    state: TrainState,
-    frozen: Parameters,
-    batch: Batch,
-) -> tuple[TrainState, Metrics]:
-    key, loss_key = jax.random.split(state.key)
-    if config.augmentation is not None:
-        sources = {camera.slot: camera.source for camera in config.policy.data_requirements().cameras}
-        batch = augment(config.augmentation, batch, seed=config.seed, sources=sources)
-
-    def loss(parameters: Parameters):
-        in_compute_dtype = {path: array.astype(_compute_dtype(config, array)) for path, array in parameters.items()}
-        policy = cast(Policy, structure.merge(in_compute_dtype | frozen))
-        losses = policy.loss(batch, key=loss_key)
-        return losses.total.astype(jnp.float32), losses
-
-    gradients, losses = jax.grad(loss, has_aux=True)(state.parameters)
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
-    parameters = optax.apply_updates(state.parameters, updates)
-    total, grad_norm = losses.total.astype(jnp.float32), optax.global_norm(gradients)
-    is_bad = ~(jnp.isfinite(total) & jnp.isfinite(grad_norm)) & (state.bad_step < 0)
-    bad_step = jnp.where(is_bad, state.step + 1, state.bad_step)
-    metrics = {
-        "loss": total,
-        "grad_norm": grad_norm,
-        "learning_rate": config.optimizer.schedule(config.num_steps)(state.step),
-        "terms": losses.terms,
-        "sample_ids": batch.sample_ids,
-        "bad_step": bad_step,
-    }
-    ema = state.ema
-    if ema is not None and config.ema_decay is not None:
-        ema = moving_average(ema, parameters, state.step, config.ema_decay)
-        metrics["ema_norm"] = optax.global_norm(ema)
-    return TrainState(state.step + 1, parameters, optimizer_state, ema, key, bad_step), metrics
-
-
-def moving_average(ema: Parameters, parameters: Parameters, step: jax.Array, decay: float) -> Parameters:
-    """Decay is at most (1 + step) / (10 + step), so that a short run's average forgets its random start."""
-    share = 1.0 - jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda old, new: old + share * (new - old), ema, parameters)
-
-
 def place(array: jax.Array | np.ndarray, dtype: Any, target: jax.sharding.NamedSharding) -> jax.Array:
-    """Each device gets its own part only, from a host array that every process holds or from a global array."""
-    array = array.astype(dtype)
+    """Each device gets its own part only, from a host array that every process holds or from a global array.
+
+    It is cast part by part: the array may be as large as a file that is mapped into memory.
+    """
     if isinstance(array, jax.Array):
-        return jax.device_put(array, target)
-    return jax.make_array_from_callback(array.shape, target, lambda index: array[index])
+        return jax.device_put(array, target).astype(dtype)
+    return jax.make_array_from_callback(array.shape, target, lambda index: array[index].astype(dtype))
 
 
 def _draw(config: RunConfig, paths: frozenset[str]) -> Parameters:
     _, drawn = parameter_paths.split(config.build_policy(nnx.Rngs(config.seed)))
     return {path: drawn[path] for path in paths}
-
-
-def _compute_dtype(config: RunConfig, array: jax.Array | jax.ShapeDtypeStruct) -> jnp.dtype:
-    return jnp.dtype(config.compute_dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array.dtype

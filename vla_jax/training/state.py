@@ -11,10 +11,24 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from vla_jax import sharding
 from vla_jax.types import Parameters
+
+
+@struct.dataclass
+class Watch:
+    """What is remembered of the losses, to tell a bad step by (`training/bad_steps.py`)."""
+
+    mean: Float[Array, ""]
+    """Of the losses of the steps that were kept, as is the variance; both run."""
+    variance: Float[Array, ""]
+    num_kept: Int[Array, ""]
+    num_skipped: Int[Array, ""]
+    """Steps left out since the run began."""
+    num_in_a_row: Int[Array, ""]
+    """Of them, since the last one that was kept."""
 
 
 @struct.dataclass
@@ -27,7 +41,8 @@ class TrainState:
     ema: Parameters | None
     key: Key[Array, ""]
     bad_step: Int[Array, ""]
-    """The first step since this process started whose loss or gradient was not finite; -1: none. Never saved."""
+    """The first step since this process started for which the run has to stop; -1: none. Never saved."""
+    watch: Watch
 
 
 def new_state(parameters: Parameters, optimizer: optax.GradientTransformation, *, ema: bool, seed: int) -> TrainState:
@@ -39,6 +54,7 @@ def new_state(parameters: Parameters, optimizer: optax.GradientTransformation, *
         ema=jax.tree.map(jnp.copy, parameters) if ema else None,
         key=jax.random.key(seed),
         bad_step=jnp.full((), -1, jnp.int32),
+        watch=Watch(*(jnp.zeros((), dtype) for dtype in 2 * [jnp.float32] + 3 * [jnp.int32])),
     )
 
 

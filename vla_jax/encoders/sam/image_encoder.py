@@ -23,7 +23,7 @@ from vla_jax.nn.attention import Projections, attend
 from vla_jax.nn.block import BlockConfig
 from vla_jax.nn.convolution import convolution
 from vla_jax.nn.norms import layer_norm
-from vla_jax.nn.stack import NO_TAPS, Taps
+from vla_jax.nn.stack import NO_TAPS, Taps, checkpointed
 from vla_jax.types import InputError, TokenGrid
 
 NECK_EPSILON = 1e-6
@@ -149,8 +149,7 @@ class SamImageEncoder(nnx.Module):
         def run(block: SamBlock, x: Array) -> tuple[Array, Projections]:
             return block(x)
 
-        if self.config.vit.remat == "full":
-            run = jax.checkpoint(run, prevent_cse=False)
+        run = checkpointed(run, self.config.vit.remat)
 
         def group(x: Array, blocks: tuple[SamBlock, SamBlock]):
             windows, last = blocks
