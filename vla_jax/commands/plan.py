@@ -19,6 +19,10 @@ from data_pipelines.command_line import check_writable
 from vla_jax import recipe
 from vla_jax.config import RunConfig
 from vla_jax.flops import Flops, count_flops
+from vla_jax.planning import hlo
+from vla_jax.planning.collectives import collectives
+from vla_jax.planning.compilation import compile_step
+from vla_jax.planning.topologies import Topology, topology
 from vla_jax.policies.base import Policy
 from vla_jax.sharding import MeshConfig
 from vla_jax.training.batch_shapes import batch_shapes, observation_shapes
@@ -33,6 +37,8 @@ MODULE_DEPTH = 2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="configs/NAME.py[:VARIANT]")
+    parser.add_argument("--topology", metavar="CHIP:AxB", help="compile for this TPU pod: v5e:16x16, v5p:4x8x8, v6e:16x16")
+    parser.add_argument("--hlo", type=Path, metavar="FILE", help="also write the compiled HLO here")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     parser.set_defaults(overrides=[])
 
@@ -42,10 +48,38 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         check_writable("--json", options.json)
     config = recipe.override(recipe.load(options.config), options.overrides, program="python -m vla_jax plan")
+    if options.topology:
+        return _pod(config, topology(options.topology), options)
     plan = {"config": options.config, "topology": None} | figures(config)
     _print(plan)
     if options.json:
         write_json(options.json, plan)
+    return 0
+
+
+def _pod(config: RunConfig, pod: Topology, options: argparse.Namespace) -> int:
+    found = compile_step(config, pod)
+    if options.hlo:
+        options.hlo.write_text(found.text)
+    module = hlo.parse(found.text)
+    traffic = collectives(module, pod.num_chips)
+    console = Console()
+    console.print(f"{pod}: {found.seconds:.0f} s ({found.cpu_seconds:.0f} of CPU), {found.peak_host_bytes / 2**30:.2f} GiB here")
+    console.print(
+        f"a chip: arguments {found.argument_bytes / 2**30:.3f} GiB, temporaries {found.temporary_bytes / 2**30:.3f}, "
+        f"outputs {found.output_bytes / 2**30:.3f}, code {found.code_bytes / 2**30:.3f}"
+    )
+    sums: dict[tuple[str, ...], list[int]] = collections.defaultdict(lambda: [0, 0])
+    for one in traffic.found:
+        row = sums[one.kind, one.phase, one.layer, one.dtype, str(one.groups.shape[1])]
+        row[0] += one.bytes * one.count
+        row[1] += one.count
+    table = Table("kind", "phase", "layer", "type", "chips", "GB a step", "count")
+    for key, (size, count) in sorted(sums.items(), key=lambda item: -item[1][0]):
+        table.add_row(*key, f"{size / 1e9:,.4f}", f"{count:,}")
+    console.print(table)
+    for text in traffic.unaccounted:
+        console.print(f"not accounted for: {text}", highlight=False)
     return 0
 
 

@@ -1,0 +1,206 @@
+"""What the chips of a pod send one another in a step, from its compiled HLO.
+
+Every kind of collective, alone, started and finished apart (`-start`, `-done`, `async-start`) or inside a fusion, with
+the number of rounds of the loops around it. TPU's compiler writes a reduce-scatter as a fusion of an all-reduce with a
+slice of its result: that is counted as what it is. What cannot be accounted for is named, never left out.
+
+Axes: g groups, n chips of a group.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+import numpy as np
+from jaxtyping import Int
+
+from vla_jax.planning.hlo import Computation, Instruction, Module
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+OTHERS = ("ragged-all-to-all", "collective-broadcast", "send", "recv")
+"""Known, but no program of ours has them: named as unaccounted rather than counted wrongly."""
+_ANY = re.compile(rf"\s({'|'.join(KINDS + OTHERS)})(?:-start)?\(")
+_BODY = ("policies", "vlms", "encoders", "language", "fusion", "actions", "segmentation")
+"""Rooms that name a layer group; `nn` is the same for all."""
+_SLICES = ("dynamic-slice", "slice")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    name: str
+    kind: str
+    bytes: int
+    """Once, of the whole: what was gathered, or what was to be reduced; of the others what a chip sends away or keeps."""
+    count: int
+    """Times a step."""
+    groups: Int[np.ndarray, "g n"]
+    """Chips by their number in the mesh; of `collective-permute` pairs of from and to."""
+    layer: str
+    """Where in the model, e.g. `language/decoder`; `optimizer` for what is outside the loss and its gradient."""
+    phase: str
+    """`forward`, `recomputed`, `backward` or `update`."""
+    dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Collectives:
+    found: tuple[Collective, ...]
+    unaccounted: tuple[str, ...]
+
+
+def collectives(module: Module, num_chips: int) -> Collectives:
+    found, unaccounted = [], []
+    for name, computation in module.computations.items():
+        for instruction in computation.instructions.values():
+            kind = instruction.opcode.removesuffix("-start")
+            if kind in OTHERS:
+                unaccounted.append(f"{instruction.name}: {kind} is not known to the planner")
+            if kind not in KINDS:
+                continue
+            if name not in module.runs:
+                unaccounted.append(f"{instruction.name}: nothing is known to run {name}")
+            elif name in module.in_unknown_loops:
+                unaccounted.append(f"{instruction.name}: in a loop of unknown length")
+            try:
+                found.append(_collective(module, computation, instruction, num_chips))
+            except ValueError as error:
+                unaccounted.append(f"{instruction.name}: {error}")
+    return Collectives(tuple(found), tuple(unaccounted))
+
+
+def mentions(text: str) -> int:
+    """Collectives that the text of a module has, however they are written; to hold a reader against."""
+    return len(_ANY.findall(text))
+
+
+def _collective(module: Module, computation: Computation, instruction: Instruction, num_chips: int) -> Collective:
+    kind = instruction.opcode.removesuffix("-start")
+    if kind == "collective-permute":
+        groups = _pairs(instruction)
+    else:
+        groups = replica_groups(instruction.attribute("replica_groups") or "{}", num_chips)
+    operands = module.operands(computation, instruction)
+    sent = sum(shape.bytes for operand in operands for shape in operand.shapes)
+    if not operands or len(operands) != len(instruction.operands):
+        raise ValueError("its operands are not in the text")
+    if kind == "all-reduce" and _is_sliced(module, computation, instruction, groups.shape[1]):
+        kind = "reduce-scatter"
+    layer, phase = _place(module, computation, instruction)
+    return Collective(
+        name=instruction.name,
+        kind=kind,
+        bytes=sent * groups.shape[1] if kind == "all-gather" else sent,
+        count=module.runs.get(computation.name, 0),
+        groups=groups,
+        layer=layer,
+        phase=phase,
+        dtype="/".join(sorted({shape.dtype for operand in operands for shape in operand.shapes})),
+    )
+
+
+def _is_sliced(module: Module, computation: Computation, reduced: Instruction, ways: int) -> bool:
+    """Whether all that leaves the fusion of an all-reduce is each chip's own part of the result."""
+    if computation.name not in module.fused or ways == 1:
+        return False
+    whole = sum(shape.bytes for shape in reduced.shapes)
+    out = sum(shape.bytes for shape in computation.root.shapes)
+    return out * ways <= whole * 1.01 and any(i.opcode in _SLICES for i in computation.instructions.values())
+
+
+def _place(module: Module, computation: Computation, instruction: Instruction) -> tuple[str, str]:
+    """Layer group and phase, from what the collective itself says, what it reads, or what is around it."""
+    for candidate in _near(module, computation, instruction):
+        if candidate.op_name.startswith("jit("):
+            return _layer(module, candidate), _phase(candidate.op_name)
+    return "unnamed", "unnamed"
+
+
+def _near(module: Module, computation: Computation, instruction: Instruction) -> Iterator[Instruction]:
+    yield instruction
+    for operand in module.operands(computation, instruction):
+        yield operand
+        yield from (i for name in module.called(operand) for i in module.computations[name].instructions.values())
+    yield from (user for user in computation.instructions.values() if instruction.name in user.operands)
+    yield from computation.instructions.values()
+    if (caller := module.callers.get(computation.name)) is not None:
+        yield caller
+
+
+def _layer(module: Module, instruction: Instruction) -> str:
+    for file, _ in module.frames.stack(instruction.stack_frame):
+        parts = PurePosixPath(file).parts
+        if "vla_jax" in parts and len(parts) > (start := _last(parts, "vla_jax")) + 2 and parts[start + 1] in _BODY:
+            return "/".join((*parts[start + 1 : -1], PurePosixPath(file).stem))
+    return "other" if _phase(instruction.op_name) != "update" else "optimizer"
+
+
+def _last(parts: tuple[str, ...], name: str) -> int:
+    return len(parts) - 1 - parts[::-1].index(name)
+
+
+def _phase(op_name: str) -> str:
+    if "rematted_computation" in op_name:
+        return "recomputed"
+    if "transpose(" in op_name:
+        return "backward"
+    return "forward" if "jvp(" in op_name else "update"
+
+
+def _pairs(instruction: Instruction) -> Int[np.ndarray, "g n"]:
+    pairs = re.findall(r"\{(\d+),(\d+)\}", instruction.attribute("source_target_pairs") or "")
+    if not pairs:
+        raise ValueError("source_target_pairs are not readable")
+    return np.array(pairs, int)
+
+
+@functools.lru_cache(maxsize=256)
+def replica_groups(text: str, num_chips: int) -> Int[np.ndarray, "g n"]:
+    """Written as lists, `{{0,1},{2,3}}`; as a transposed iota, `[2,2]<=[2,2]T(1,0)`; or as axes of a mesh,
+    `mesh['a'=2,'b'=2] {'b'}`, of which a part may be meant: `{'a':(1)2}`. Empty: all chips together.
+    """
+    if text.replace(" ", "") in ("{}", "{{}}"):
+        return np.arange(num_chips)[None]
+    if lists := re.fullmatch(r"\{(\{[\d, ]+\},?\s*)+\}", text):
+        groups = [[int(number) for number in group.split(",")] for group in re.findall(r"\{([\d, ]+)\}", lists[0])]
+        if len({len(group) for group in groups}) > 1:
+            raise ValueError(f"groups of unequal size: {text[:100]}")
+        return np.array(groups)
+    if iota := re.fullmatch(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
+        to, sizes = _integers(iota[1]), _integers(iota[2])
+        chips = np.arange(math.prod(sizes)).reshape(sizes)
+        return (chips.transpose(_integers(iota[3])) if iota[3] else chips).reshape(to)
+    if mesh := re.fullmatch(r"@?mesh\S*\[([^\]]*)\]\s*(?:,\s*)?\{([^}]*)\}", text):
+        return _mesh_groups(mesh[1], mesh[2])
+    raise ValueError(f"replica_groups={text[:100]} are not readable")
+
+
+def _mesh_groups(axes: str, reduced: str) -> Int[np.ndarray, "g n"]:
+    sizes = {name: int(size) for name, size in re.findall(r"'?([\w.]+)'?=(\d+)", axes)}
+    wanted = re.findall(r"'?([A-Za-z_][\w.]*)'?(?::\((\d+)\)(\d+))?", reduced)
+    if not sizes or any(name not in sizes for name, _, _ in wanted):
+        raise ValueError(f"mesh[{axes}] {{{reduced}}} is not readable")
+    parts: list[tuple[str, int, int]] = []  # axis, first factor before the part, size of the part
+    for name, size in sizes.items():
+        cuts = {1, size}
+        for other, before, part in wanted:
+            if other == name and before:
+                cuts |= {int(before), int(before) * int(part)}
+        bounds = sorted(cuts)
+        parts += [(name, low, high // low) for low, high in zip(bounds, bounds[1:])]
+    chips = np.arange(math.prod(sizes.values())).reshape([part for _, _, part in parts])
+    inside = [
+        number
+        for name, before, part in wanted
+        for number, (axis, low, size) in enumerate(parts)
+        if axis == name and (not before or int(before) <= low < int(before) * int(part))
+    ]
+    outside = [number for number in range(len(parts)) if number not in inside]
+    chips = chips.transpose(outside + inside)
+    return chips.reshape(-1, math.prod(parts[number][2] for number in inside))
+
+
+def _integers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
