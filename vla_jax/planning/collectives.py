@@ -9,6 +9,7 @@ Axes: g groups, n chips of a group.
 
 import dataclasses
 import functools
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 OTHERS = ("ragged-all-to-all", "collective-broadcast", "send", "recv")
 """Known, but no program of ours has them: named as unaccounted rather than counted wrongly."""
 _ANY = re.compile(rf"\s({'|'.join(KINDS + OTHERS)})(?:-start)?\(")
+_MESH = re.compile(r"mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? ?\{([^}]*)\}")
 _BODY = ("policies", "vlms", "encoders", "language", "fusion", "actions", "segmentation")
 """Rooms that name a layer group; `nn` is the same for all."""
 _SLICES = ("dynamic-slice", "slice")
@@ -81,7 +83,7 @@ def _collective(module: Module, computation: Computation, instruction: Instructi
     if kind == "collective-permute":
         groups = _pairs(instruction)
     else:
-        groups = replica_groups(instruction.attribute("replica_groups") or "{}", num_chips)
+        groups = replica_groups(_groups_text(instruction), num_chips)
     operands = module.operands(computation, instruction)
     sent = sum(shape.bytes for operand in operands for shape in operand.shapes)
     if not operands or len(operands) != len(instruction.operands):
@@ -156,51 +158,67 @@ def _pairs(instruction: Instruction) -> Int[np.ndarray, "g n"]:
     return np.array(pairs, int)
 
 
+def _groups_text(instruction: Instruction) -> str:
+    if mesh := _MESH.search(instruction.attributes):
+        return mesh[0]
+    return instruction.attribute("replica_groups") or "{}"
+
+
 @functools.lru_cache(maxsize=256)
 def replica_groups(text: str, num_chips: int) -> Int[np.ndarray, "g n"]:
     """Written as lists, `{{0,1},{2,3}}`; as a transposed iota, `[2,2]<=[2,2]T(1,0)`; or as axes of a mesh,
-    `mesh['a'=2,'b'=2] {'b'}`, of which a part may be meant: `{'a':(1)2}`. Empty: all chips together.
+    `mesh['a'=2,'b'=2] {'b'}`, of which a part may be meant, `{'a':(1)2}`, and whose chips may be in another order,
+    `mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}`. Empty: all chips together.
     """
     if text.replace(" ", "") in ("{}", "{{}}"):
         return np.arange(num_chips)[None]
-    if lists := re.fullmatch(r"\{(\{[\d, ]+\},?\s*)+\}", text):
-        groups = [[int(number) for number in group.split(",")] for group in re.findall(r"\{([\d, ]+)\}", lists[0])]
+    if mesh := _MESH.fullmatch(text):
+        sizes = {name: int(size) for name, size in re.findall(r"'?([\w.]+)'?=(\d+)", mesh[1])}
+        return _mesh_groups(sizes, _order(mesh[2] or "", math.prod(sizes.values())), mesh[3])
+    if re.fullmatch(r"\{(\{[\d, ]+\},?\s*)+\}", text):
+        groups = [_integers(group) for group in re.findall(r"\{([\d, ]+)\}", text)]
         if len({len(group) for group in groups}) > 1:
             raise ValueError(f"groups of unequal size: {text[:100]}")
         return np.array(groups)
-    if iota := re.fullmatch(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
-        to, sizes = _integers(iota[1]), _integers(iota[2])
-        chips = np.arange(math.prod(sizes)).reshape(sizes)
-        return (chips.transpose(_integers(iota[3])) if iota[3] else chips).reshape(to)
-    if mesh := re.fullmatch(r"@?mesh\S*\[([^\]]*)\]\s*(?:,\s*)?\{([^}]*)\}", text):
-        return _mesh_groups(mesh[1], mesh[2])
+    if found := re.fullmatch(r"\[([\d,]+)\]<=(.*)", text):
+        return _order(found[2], num_chips).reshape(_integers(found[1]))
     raise ValueError(f"replica_groups={text[:100]} are not readable")
 
 
-def _mesh_groups(axes: str, reduced: str) -> Int[np.ndarray, "g n"]:
-    sizes = {name: int(size) for name, size in re.findall(r"'?([\w.]+)'?=(\d+)", axes)}
+def _order(text: str, count: int) -> Int[np.ndarray, "n"]:
+    """Of chips: `[2,4]T(1,0)`, an iota of that shape transposed; `0,2,1,3`; or as they are."""
+    if not text:
+        return np.arange(count)
+    if iota := re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
+        chips = np.arange(math.prod(_integers(iota[1]))).reshape(_integers(iota[1]))
+        return (chips.transpose(_integers(iota[2])) if iota[2] else chips).reshape(-1)
+    if re.fullmatch(r"[\d, ]+", text):
+        return np.array(_integers(text))
+    raise ValueError(f"the order of chips {text[:100]} is not readable")
+
+
+def _mesh_groups(sizes: dict[str, int], order: Int[np.ndarray, "n"], reduced: str) -> Int[np.ndarray, "g n"]:
+    """Args: reduced: the axes along which the chips of a group lie."""
     wanted = re.findall(r"'?([A-Za-z_][\w.]*)'?(?::\((\d+)\)(\d+))?", reduced)
-    if not sizes or any(name not in sizes for name, _, _ in wanted):
-        raise ValueError(f"mesh[{axes}] {{{reduced}}} is not readable")
-    parts: list[tuple[str, int, int]] = []  # axis, first factor before the part, size of the part
+    if any(name not in sizes for name, _, _ in wanted):
+        raise ValueError(f"mesh {sizes} {{{reduced}}} is not readable")
+    parts: list[tuple[str, int, int]] = []  # axis, product of the axis's parts before this one, size
     for name, size in sizes.items():
         cuts = {1, size}
         for other, before, part in wanted:
             if other == name and before:
                 cuts |= {int(before), int(before) * int(part)}
-        bounds = sorted(cuts)
-        parts += [(name, low, high // low) for low, high in zip(bounds, bounds[1:])]
-    chips = np.arange(math.prod(sizes.values())).reshape([part for _, _, part in parts])
+        parts += [(name, low, high // low) for low, high in itertools.pairwise(sorted(cuts))]
     inside = [
         number
         for name, before, part in wanted
-        for number, (axis, low, size) in enumerate(parts)
+        for number, (axis, low, _) in enumerate(parts)
         if axis == name and (not before or int(before) <= low < int(before) * int(part))
     ]
     outside = [number for number in range(len(parts)) if number not in inside]
-    chips = chips.transpose(outside + inside)
+    chips = order.reshape([size for _, _, size in parts]).transpose(outside + inside)
     return chips.reshape(-1, math.prod(parts[number][2] for number in inside))
 
 
 def _integers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
+    return [int(number) for number in re.findall(r"\d+", text)]

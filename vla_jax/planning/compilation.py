@@ -11,10 +11,8 @@ from typing import Any
 
 import jax
 
-from vla_jax.config import RunConfig
-from vla_jax.planning.topologies import Topology
 from vla_jax.training.batch_shapes import batch_shapes
-from vla_jax.training.program import Program, build_program
+from vla_jax.training.program import Program
 
 _TOO_LARGE = re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -30,7 +28,6 @@ class DoesNotFit(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Compilation:
-    program: Program
     text: str
     """Of the compiled HLO."""
     argument_bytes: int
@@ -39,8 +36,6 @@ class Compilation:
     """Of outputs that are no argument's place."""
     temporary_bytes: int
     code_bytes: int
-    analysis: dict[str, float]
-    """XLA's own counts, loops once."""
     seconds: float
     cpu_seconds: float
     peak_host_bytes: int
@@ -50,10 +45,9 @@ class Compilation:
         return self.argument_bytes + self.output_bytes + self.temporary_bytes + self.code_bytes
 
 
-def compile_step(config: RunConfig, topology: Topology) -> Compilation:
-    """Raises: DoesNotFit; InputError where mesh, batch or parameters do not divide."""
-    program = build_program(config, config.mesh.build(topology.devices()))
-    batch = batch_shapes(config.policy.data_requirements(), config.batch_size)
+def compile_step(program: Program) -> Compilation:
+    """Args: program: on a mesh of the devices of `topologies`. Raises: DoesNotFit."""
+    batch = batch_shapes(program.config.policy.data_requirements(), program.config.batch_size)
     wall, cpu = time.perf_counter(), time.process_time()
     try:
         compiled: Any = program.step.lower(program.state, program.frozen, batch).compile()  # type: ignore[attr-defined]
@@ -65,13 +59,11 @@ def compile_step(config: RunConfig, topology: Topology) -> Compilation:
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
     memory = compiled.memory_analysis()
     return Compilation(
-        program=program,
         text=compiled.as_text(),
         argument_bytes=memory.argument_size_in_bytes,
         output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         code_bytes=memory.generated_code_size_in_bytes,
-        analysis=dict(compiled.cost_analysis() or {}),
         seconds=seconds,
         cpu_seconds=cpu_seconds,
         peak_host_bytes=_peak_host_bytes(),

@@ -26,7 +26,8 @@ BYTES = {
 
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
-_SHAPE = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
+_SHAPE = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")
+_SPACE = re.compile(r"S\((\d+)\)")
 _COMMENT = re.compile(r"/\*.*?\*/")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
@@ -36,6 +37,8 @@ _FRAME = re.compile(r"stack_frame_id=(\d+)")
 class Shape:
     dtype: str
     sizes: tuple[int, ...]
+    space: int = 0
+    """Memory space; 0 is HBM."""
 
     @property
     def bytes(self) -> int:
@@ -84,6 +87,15 @@ class Computation:
     @functools.cached_property
     def parameters(self) -> dict[int, Instruction]:
         return {int(i.literal): i for i in self.instructions.values() if i.opcode == "parameter"}
+
+    @functools.cached_property
+    def users(self) -> dict[str, list[Instruction]]:
+        """Who reads each instruction."""
+        found: dict[str, list[Instruction]] = collections.defaultdict(list)
+        for instruction in self.instructions.values():
+            for name in dict.fromkeys(instruction.operands):
+                found[name].append(instruction)
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,8 +215,11 @@ class Frames:
 
 
 def shapes(text: str) -> tuple[Shape, ...]:
-    found = _SHAPE.findall(text)
-    return tuple(Shape(dtype, tuple(int(size) for size in sizes.split(",") if size)) for dtype, sizes in found)
+    return tuple(
+        Shape(dtype, tuple(int(size) for size in sizes.split(",") if size), int(space[1]) if space else 0)
+        for dtype, sizes, layout in _SHAPE.findall(text)
+        for space in [_SPACE.search(layout)]
+    )
 
 
 def parse(text: str) -> Module:

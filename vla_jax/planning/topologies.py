@@ -20,8 +20,8 @@ from jax.experimental import topologies
 
 from vla_jax.types import InputError
 
-LIBTPU = "libtpu==0.0.52"
-"""The version that this was written with."""
+LIBTPU = "libtpu==0.0.42.1"
+"""The version that jax[tpu]==0.10.2 takes, so that TPU hosts run; text of later ones jaxlib 0.10.2 may not read."""
 _QUIET = {
     "TPU_SKIP_MDS_QUERY": "1",  # no metadata server is asked
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several plans at a time; no TPU is touched
@@ -43,7 +43,7 @@ class Chip:
     """A second, bf16 products summed in float32."""
     hbm_bytes: float
     usable_bytes: float
-    """What the compiler (libtpu 0.0.52) gives a program; from its message to one that was too large."""
+    """What the compiler (libtpu 0.0.42.1) gives a program; from its message to one that was too large."""
     hbm_bandwidth: float
     """Bytes a second; so are the others."""
     link_bandwidth: float
