@@ -87,7 +87,7 @@ def _swept(console: Console, config: RunConfig, pod: Topology, options: argparse
     devices, rows, plans = pod.devices(), [], {}
     command = ["--config", options.config, "--topology", options.topology, *_without_mesh(options.overrides)]
     for candidate in candidates(config, pod):
-        reason = refusal(with_mesh(config, candidate), devices, pod)
+        reason = refusal(with_mesh(config, candidate, pod), devices, pod)
         if reason is None and options.sweep_most is not None and len(plans) >= options.sweep_most:
             reason = f"not tried: --sweep-most {options.sweep_most}"
         if reason is None:

@@ -12,7 +12,7 @@ from vla_jax.config import RunConfig
 from vla_jax.planning import hlo
 from vla_jax.planning.collectives import Collective, collectives, mentions
 from vla_jax.planning.compilation import Compilation, DoesNotFit, compile_step
-from vla_jax.planning.divisibility import refuse_cut_heads, replicated
+from vla_jax.planning.divisibility import replicated
 from vla_jax.planning.epoch import dataset_steps
 from vla_jax.planning.roofline import collective_seconds, coordinates, roofline
 from vla_jax.planning.topologies import Topology
@@ -27,7 +27,6 @@ def pod_plan(
 ) -> tuple[dict[str, Any], str]:
     """Args: devices: the topology's. flops_per_sample: `training` and `recomputed`, by `vla_jax.flops`. Returns: the tree, and the HLO."""
     program = build_program(config, config.mesh.build(list(devices)))
-    refuse_cut_heads(config, program.mesh.shape["tensor"])
     start = {
         "topology": str(topology),
         "mesh": dict(program.mesh.shape),

@@ -18,7 +18,6 @@ from typing import Any
 import jax
 
 from vla_jax.config import RunConfig
-from vla_jax.planning.divisibility import refuse_cut_heads, replicated
 from vla_jax.planning.pod_plan import held_bytes
 from vla_jax.planning.topologies import Topology
 from vla_jax.sharding import MeshConfig
@@ -32,8 +31,9 @@ REMAT = "remat"
 
 def candidates(config: RunConfig, topology: Topology) -> list[Options]:
     """Meshes with the least tensor parallelism first, within them those that divide the state the most; of each the
-    remat policies, all stacks alike."""
-    chips = topology.num_chips
+    remat policies, all stacks alike. Several slices go to `data`: only gradients cross between them.
+    """
+    chips = topology.num_chips // topology.num_slices
     sizes = [size for size in range(1, chips + 1) if not chips % size]
     meshes = [
         ("--mesh.data", str(chips // fsdp // tensor), "--mesh.fsdp", str(fsdp), "--mesh.tensor", str(tensor))
@@ -41,7 +41,8 @@ def candidates(config: RunConfig, topology: Topology) -> list[Options]:
         for fsdp in reversed(sizes)
         if not chips % (fsdp * tensor)
     ]
-    return [(*mesh, *remat) for mesh, remat in itertools.product(meshes, remat_options(config))]
+    slices = () if topology.num_slices == 1 else ("--mesh.data-slices", str(topology.num_slices))
+    return [(*mesh, *slices, *remat) for mesh, remat in itertools.product(meshes, remat_options(config))]
 
 
 def remat_options(config: RunConfig) -> list[Options]:
@@ -66,9 +67,7 @@ def _remat_fields(config: Any, key: str) -> Iterator[tuple[str, tuple[str, ...]]
 def refusal(config: RunConfig, devices: Sequence[jax.Device], topology: Topology) -> str | None:
     """Why a candidate need not be compiled."""
     try:
-        refuse_cut_heads(config, config.mesh.tensor)
         program = build_program(config, config.mesh.build(list(devices)))
-        replicated(program)
     except InputError as error:
         return str(error)
     held = sum(held_bytes(program).values())
@@ -104,8 +103,8 @@ def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda one: (not one.get("fits", False), -one.get("samples_per_second_per_chip", [0])[0]))
 
 
-def with_mesh(config: RunConfig, options: Options) -> RunConfig:
+def with_mesh(config: RunConfig, options: Options, topology: Topology) -> RunConfig:
     """The candidate's mesh alone; its other options do not change what it holds between steps."""
-    sizes = dict(zip(options[:6:2], map(int, options[1:6:2])))
-    mesh = MeshConfig(data=sizes["--mesh.data"], fsdp=sizes["--mesh.fsdp"], tensor=sizes["--mesh.tensor"])
+    data, fsdp, tensor = map(int, options[1:6:2])
+    mesh = MeshConfig(data=data, fsdp=fsdp, tensor=tensor, data_slices=topology.num_slices)
     return dataclasses.replace(config, mesh=mesh)
