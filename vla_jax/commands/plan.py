@@ -84,7 +84,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _swept(console: Console, config: RunConfig, pod: Topology, options: argparse.Namespace) -> dict[str, Any]:
     """The best candidate's plan, and a row of every one."""
-    devices, rows, plans = pod.devices(), [], {}
+    devices, rows = pod.devices(), []
+    plans: dict[tuple[str, ...], dict[str, Any]] = {}
     command = ["--config", options.config, "--topology", options.topology, *_without_mesh(options.overrides)]
     for candidate in candidates(config, pod):
         reason = refusal(with_mesh(config, candidate, pod), devices, pod)

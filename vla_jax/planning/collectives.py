@@ -4,7 +4,7 @@ Every kind of collective, alone, started and finished apart (`-start`, `-done`, 
 the number of rounds of the loops around it. TPU's compiler writes a reduce-scatter as a fusion of an all-reduce with a
 slice of its result: that is counted as what it is. What cannot be accounted for is named, never left out.
 
-Axes: g groups, n chips of a group.
+Axes: g groups, n chips of a group, k chips of the mesh.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class Collective:
     name: str
     kind: str
     bytes: int
-    """Once, of the whole: what was gathered, or what was to be reduced; of the others what a chip sends away or keeps."""
+    """Of one run, of the whole: what was gathered, or was to be reduced; of other kinds what a chip has before it."""
     count: int
     """Times a step."""
     groups: Int[np.ndarray, "g n"]
@@ -185,7 +185,7 @@ def replica_groups(text: str, num_chips: int) -> Int[np.ndarray, "g n"]:
     raise ValueError(f"replica_groups={text[:100]} are not readable")
 
 
-def _order(text: str, count: int) -> Int[np.ndarray, "n"]:
+def _order(text: str, count: int) -> Int[np.ndarray, "k"]:
     """Of chips: `[2,4]T(1,0)`, an iota of that shape transposed; `0,2,1,3`; or as they are."""
     if not text:
         return np.arange(count)
@@ -197,7 +197,7 @@ def _order(text: str, count: int) -> Int[np.ndarray, "n"]:
     raise ValueError(f"the order of chips {text[:100]} is not readable")
 
 
-def _mesh_groups(sizes: dict[str, int], order: Int[np.ndarray, "n"], reduced: str) -> Int[np.ndarray, "g n"]:
+def _mesh_groups(sizes: dict[str, int], order: Int[np.ndarray, "k"], reduced: str) -> Int[np.ndarray, "g n"]:
     """Args: reduced: the axes along which the chips of a group lie."""
     wanted = re.findall(r"'?([A-Za-z_][\w.]*)'?(?::\((\d+)\)(\d+))?", reduced)
     if any(name not in sizes for name, _, _ in wanted):

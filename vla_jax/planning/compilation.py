@@ -18,7 +18,7 @@ _TOO_LARGE = re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)(
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-class DoesNotFit(Exception):
+class DoesNotFitError(Exception):
     """Args: needed, usable: bytes of a chip, as the compiler says."""
 
     def __init__(self, needed: int, usable: int):
@@ -46,7 +46,7 @@ class Compilation:
 
 
 def compile_step(program: Program) -> Compilation:
-    """Args: program: on a mesh of the devices of `topologies`. Raises: DoesNotFit."""
+    """Args: program: on a mesh of the devices of `topologies`. Raises: DoesNotFitError."""
     batch = batch_shapes(program.config.policy.data_requirements(), program.config.batch_size)
     wall, cpu = time.perf_counter(), time.process_time()
     try:
@@ -54,7 +54,7 @@ def compile_step(program: Program) -> Compilation:
     except jax.errors.JaxRuntimeError as error:
         if found := _TOO_LARGE.search(str(error)):
             needed, usable = (int(float(found[n]) * _UNITS[found[n + 1]]) for n in (1, 3))
-            raise DoesNotFit(needed, usable) from error
+            raise DoesNotFitError(needed, usable) from error
         raise
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
     memory = compiled.memory_analysis()

@@ -1,4 +1,4 @@
-"""Parameters that lie whole on every device along a mesh axis, though a rule of `vla_jax/sharding.py` wants them shared.
+"""Parameters that lie whole on every device of a mesh axis, though a rule of `vla_jax/sharding.py` wants them shared.
 
 Large ones are refused there, by name; these are small, and are named so that nobody wonders where the memory goes.
 """

@@ -224,7 +224,9 @@ def shapes(text: str) -> tuple[Shape, ...]:
 
 def parse(text: str) -> Module:
     computations: dict[str, Computation] = {}
-    entry, name, instructions, root = "", "", {}, None
+    entry = name = ""
+    instructions: dict[str, Instruction] = {}
+    root: Instruction | None = None
     for line in text.splitlines():
         if not line.startswith((" ", "}")):
             if head := _HEAD.match(line):

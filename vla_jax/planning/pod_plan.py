@@ -11,7 +11,7 @@ import numpy as np
 from vla_jax.config import RunConfig
 from vla_jax.planning import hlo
 from vla_jax.planning.collectives import Collective, collectives, mentions
-from vla_jax.planning.compilation import Compilation, DoesNotFit, compile_step
+from vla_jax.planning.compilation import Compilation, DoesNotFitError, compile_step
 from vla_jax.planning.divisibility import replicated
 from vla_jax.planning.epoch import dataset_steps
 from vla_jax.planning.roofline import collective_seconds, coordinates, roofline
@@ -25,7 +25,10 @@ HOUR = 3600
 def pod_plan(
     config: RunConfig, topology: Topology, devices: Sequence[jax.Device], flops_per_sample: dict[str, float]
 ) -> tuple[dict[str, Any], str]:
-    """Args: devices: the topology's. flops_per_sample: `training` and `recomputed`, by `vla_jax.flops`. Returns: the tree, and the HLO."""
+    """Args: devices: the topology's. flops_per_sample: `training` and `recomputed`, by `vla_jax.flops`.
+
+    Returns: the tree, and the text of the compiled HLO.
+    """
     program = build_program(config, config.mesh.build(list(devices)))
     start = {
         "topology": str(topology),
@@ -37,7 +40,7 @@ def pod_plan(
     held = held_bytes(program)
     try:
         compilation = compile_step(program)
-    except DoesNotFit as error:
+    except DoesNotFitError as error:
         sizes = {"arguments": sum(held.values()), "temporaries": error.needed}
         memory = held | sizes | {"total": sum(sizes.values()), "limit": error.usable}
         return start | {"fits": False, "hbm_bytes_per_chip": memory}, ""

@@ -1,4 +1,4 @@
-"""What a pod's peaks allow at best: bounds, no forecast. Kernels reach less, and latency of small messages is not in it.
+"""What a pod's peaks allow at best: bounds, no forecast. Kernels reach less, and latency of messages is not in it.
 
 Time of a collective: bytes over the links that it can use. A group spans one or more axes of the torus; of a whole
 ring a chip uses both links, of a part of an axis one. A ring of n chips gathers (or reduces and scatters) an array of v

@@ -113,7 +113,8 @@ def _print_bounds(console: Console, plan: dict[str, Any]) -> None:
     console.print(table)
     (low, high), (slow, fast) = plan["mfu_bound"], plan["samples_per_second_per_chip"]
     console.print(
-        f"MFU at most {low:.0%} (nothing overlaps) to {high:.0%} (all does); {slow:,.2f} to {fast:,.2f} samples/s a chip",
+        f"MFU at most {low:.0%} (nothing overlaps) to {high:.0%} (all does); "
+        f"{slow:,.2f} to {fast:,.2f} samples/s a chip",
         highlight=False,
     )
     _print_epoch(console, plan["epoch"])
