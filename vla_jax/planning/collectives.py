@@ -53,29 +53,65 @@ class Collectives:
     unaccounted: tuple[str, ...]
 
 
-def collectives(module: Module, num_chips: int) -> Collectives:
-    found, unaccounted = [], []
-    for name, computation in module.computations.items():
+@dataclasses.dataclass
+class _Reading:
+    found: list[Collective] = dataclasses.field(default_factory=list)
+    unaccounted: list[str] = dataclasses.field(default_factory=list)
+    begun: set[str | None] = dataclasses.field(default_factory=set)
+    """Channels of chains."""
+    going_on: list[Instruction] = dataclasses.field(default_factory=list)
+    """Later links of chains."""
+
+
+def collectives(module: Module, text: str, num_chips: int) -> Collectives:
+    """Args: text: of the module; what it names and the module lacks is unaccounted."""
+    reading = _Reading()
+    for computation in module.computations.values():
         for instruction in computation.instructions.values():
-            kind = instruction.opcode.removesuffix("-start")
-            if kind in OTHERS:
-                unaccounted.append(f"{instruction.name}: {kind} is not known to the planner")
-            if kind not in KINDS:
-                continue
-            if name not in module.runs:
-                unaccounted.append(f"{instruction.name}: nothing is known to run {name}")
-            elif name in module.in_unknown_loops:
-                unaccounted.append(f"{instruction.name}: in a loop of unknown length")
-            try:
-                found.append(_collective(module, computation, instruction, num_chips))
-            except ValueError as error:
-                unaccounted.append(f"{instruction.name}: {error}")
-    return Collectives(tuple(found), tuple(unaccounted))
+            if instruction.opcode.removesuffix("-start") in KINDS + OTHERS:
+                _read(reading, module, computation, instruction, num_chips)
+    unaccounted = reading.unaccounted + [
+        f"{link.name}: a later link of a chain that nothing begins"
+        for link in reading.going_on
+        if link.attribute("channel_id") not in reading.begun
+    ]
+    read = len(reading.found) + len(reading.going_on) + len(reading.unaccounted)
+    if (missed := len(_ANY.findall(text)) - read) > 0:
+        unaccounted.append(f"{missed} more that the text names")
+    return Collectives(tuple(reading.found), tuple(unaccounted))
 
 
-def mentions(text: str) -> int:
-    """Collectives that the text of a module has, however they are written; to hold a reader against."""
-    return len(_ANY.findall(text))
+def _read(
+    reading: _Reading, module: Module, computation: Computation, instruction: Instruction, num_chips: int
+) -> None:
+    if "chain_id=" in instruction.attributes:
+        if not _begins(computation):
+            reading.going_on.append(instruction)
+            return
+        reading.begun.add(instruction.attribute("channel_id"))
+    why = None
+    if instruction.opcode.removesuffix("-start") in OTHERS:
+        why = "its kind is not known to the planner"
+    elif computation.name not in module.runs:
+        why = f"nothing is known to run {computation.name}"
+    elif computation.name in module.in_unknown_loops:
+        why = "it is in a loop of unknown length"
+    try:
+        found = None if why else _collective(module, computation, instruction, num_chips)
+    except ValueError as error:
+        found, why = None, str(error)
+    if found is None:
+        reading.unaccounted.append(f"{instruction.name}: {why}")
+    else:
+        reading.found.append(found)
+
+
+def _begins(computation: Computation) -> bool:
+    """TPU's compiler may spread a collective over several fusions (a chain), beside whose products it runs. The first
+    link stands in a fusion that starts it.
+    """
+    starts = [i.attribute("custom_call_target") for i in computation.instructions.values()]
+    return '"AsyncCollectiveStart"' in starts
 
 
 def _collective(module: Module, computation: Computation, instruction: Instruction, num_chips: int) -> Collective:

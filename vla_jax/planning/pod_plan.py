@@ -10,7 +10,7 @@ import numpy as np
 
 from vla_jax.config import RunConfig
 from vla_jax.planning import hlo
-from vla_jax.planning.collectives import Collective, collectives, mentions
+from vla_jax.planning.collectives import Collective, collectives
 from vla_jax.planning.compilation import Compilation, DoesNotFitError, compile_step
 from vla_jax.planning.divisibility import replicated
 from vla_jax.planning.epoch import dataset_steps
@@ -67,10 +67,7 @@ def _measured(
 ) -> dict[str, Any]:
     config, chips = program.config, topology.num_chips
     module = hlo.parse(compilation.text)
-    traffic, done = collectives(module, chips), work(module)
-    unaccounted = list(traffic.unaccounted)
-    if (missed := mentions(compilation.text) - len(traffic.found) - len(unaccounted)) > 0:
-        unaccounted.append(f"{missed} more that the text names")
+    traffic, done = collectives(module, compilation.text, chips), work(module)
     places = coordinates(list(program.mesh.devices.flat), topology.chip.num_axes)
     seconds = {one.name: one.count * collective_seconds(one, topology, places) for one in traffic.found}
     bounds = roofline(topology.chip, flops=done.flops, hbm_bytes=done.hbm_bytes, interconnect=sum(seconds.values()))
@@ -86,8 +83,8 @@ def _measured(
         "hbm_traffic_bytes_per_chip": done.hbm_bytes,
         "collectives": _table(program, traffic.found, seconds),
         "gradient_reduction": _gradient_reduction(program, traffic.found),
-        "unaccounted_collectives": len(unaccounted),
-        "unaccounted": unaccounted,
+        "unaccounted_collectives": len(traffic.unaccounted),
+        "unaccounted": list(traffic.unaccounted),
         "seconds_bound": dataclasses.asdict(bounds),
         "binding": bounds.binding,
         "mfu_bound": [model / step / topology.chip.flops for step in (most, least)],

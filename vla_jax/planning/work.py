@@ -21,7 +21,8 @@ _FREE = (
     *("partition-id", "replica-id", "optimization-barrier", "domain", "opt-barrier"),
 )
 _HARMLESS = re.compile(
-    "AllocateBuffer|Assume|Sharding|SPMD|xla.sdy|annotate_device_placement|X64|MoveTo|Pin|Unpin|Create|LayoutConstraint|GatherScatterIndicesBitpacked"
+    "AllocateBuffer|Assume|Sharding|SPMD|xla.sdy|annotate_device_placement|X64|MoveTo|Pin|Unpin|Create|LayoutConstraint"
+    "|GatherScatterIndicesBitpacked|AsyncCollective|ConcatBitcast"
 )
 """Targets of custom calls that compute nothing."""
 _READS_A_PART = ("dynamic-slice", "slice", "gather")
@@ -123,15 +124,21 @@ def _fusion_traffic(module: Module, instruction: Instruction, operands: list[Ins
     for number, operand in enumerate(operands):
         parameter = inside.parameters.get(number)
         total += min(_in_hbm(operand), _read(inside, parameter) if parameter else 0)
-    roots = [inside.root]
+    roots = [inside.root] * len(instruction.shapes)
     if inside.root.opcode == "tuple":
         roots = [inside.instructions[name] for name in inside.root.operands]
-    for shape, root in zip(instruction.shapes, roots):
-        written = shape.bytes
-        if (update := _updated(inside, root)) is not None:
-            written = sum(part.bytes for part in update.shapes)
-        total += 0 if shape.space else written
-    return total
+    return total + sum(_written(inside, root, shape) for shape, root in zip(instruction.shapes, roots))
+
+
+def _written(inside: Computation, root: Instruction, shape: Shape) -> int:
+    """Of one output of a fusion."""
+    if shape.space or root.opcode == "parameter":  # handed through
+        return 0
+    while root.opcode == "bitcast":
+        root = inside.instructions[root.operands[0]]
+    if root.opcode == "dynamic-update-slice":  # into an array that otherwise stays
+        return sum(part.bytes for part in inside.instructions[root.operands[1]].shapes)
+    return shape.bytes
 
 
 def _read(inside: Computation, parameter: Instruction) -> int:
@@ -144,16 +151,9 @@ def _read(inside: Computation, parameter: Instruction) -> int:
             users += [(user.name, further) for further in inside.users.get(user.name, ())]
         elif user.opcode in _READS_A_PART and user.operands[0] == name:
             parts += sum(shape.bytes for shape in user.shapes)
-        elif not (user.opcode == "dynamic-update-slice" and user.operands[0] == name):
+        elif user.opcode != "tuple" and not (user.opcode == "dynamic-update-slice" and user.operands[0] == name):
             return whole
     return min(parts, whole)
-
-
-def _updated(inside: Computation, root: Instruction) -> Instruction | None:
-    """What is written into an array that otherwise stays."""
-    while root.opcode == "bitcast":
-        root = inside.instructions[root.operands[0]]
-    return inside.instructions[root.operands[1]] if root.opcode == "dynamic-update-slice" else None
 
 
 def _in_hbm(instruction: Instruction) -> int:
