@@ -50,7 +50,7 @@ def pod_plan(
         "outputs": compilation.output_bytes,
         "code": compilation.code_bytes,
         "total": compilation.total_bytes,
-        "limit": int(topology.chip.usable_bytes),
+        "limit": int(topology.chip.hbm_bytes),
     }
     found = _measured(program, topology, compilation, flops_per_sample)
     host = {

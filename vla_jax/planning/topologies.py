@@ -42,8 +42,9 @@ class Chip:
     flops: float
     """A second, bf16 products summed in float32."""
     hbm_bytes: float
-    usable_bytes: float
-    """What the compiler (libtpu 0.0.42.1) gives a program; from its message to one that was too large."""
+    """That the compiler (libtpu 0.0.42.1) gives a program, by its message to one that is too large: a little less than
+    the chip's 16, 96 and 32 GiB.
+    """
     hbm_bandwidth: float
     """Bytes a second; so are the others."""
     link_bandwidth: float
@@ -62,8 +63,7 @@ CHIPS = {
             num_axes=2,
             ring_size=16,
             flops=197e12,
-            hbm_bytes=16 * 2**30,
-            usable_bytes=15.75 * 2**30,
+            hbm_bytes=15.75 * 2**30,
             hbm_bandwidth=819e9,
             link_bandwidth=45e9,
             dcn_bandwidth=3.125e9,
@@ -75,8 +75,7 @@ CHIPS = {
             num_axes=3,
             ring_size=4,
             flops=459e12,
-            hbm_bytes=95 * 2**30,
-            usable_bytes=94.75 * 2**30,
+            hbm_bytes=95.74 * 2**30,
             hbm_bandwidth=2765e9,
             link_bandwidth=90e9,
             dcn_bandwidth=6.25e9,
@@ -88,8 +87,7 @@ CHIPS = {
             num_axes=2,
             ring_size=16,
             flops=918e12,
-            hbm_bytes=32 * 2**30,
-            usable_bytes=31.25 * 2**30,
+            hbm_bytes=31.25 * 2**30,
             hbm_bandwidth=1638e9,
             link_bandwidth=90e9,
             dcn_bandwidth=12.5e9,
