@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import typing
 
 import jsonschema
 import pytest
@@ -12,7 +13,8 @@ from tests.conftest import ROOT, one_device
 from vla_jax import recipe
 from vla_jax.__main__ import main
 from vla_jax.config import RunConfig
-from vla_jax.planning.sweep import candidates, ranked, remat_options, row
+from vla_jax.nn.stack import Remat
+from vla_jax.planning.sweep import candidates, is_hopeless, ranked, remat_options, row
 from vla_jax.planning.topologies import LIBTPU, topology
 from vla_jax.schemas import schema
 
@@ -85,7 +87,7 @@ def test_a_step_compiled_for_a_pod_is_accounted_for(toy, tmp_path):
 @pytest.mark.slow
 def test_a_sweep_ranks_what_fits_and_says_why_the_rest_does_not(toy, tmp_path):
     tree, output = plan(tmp_path, toy, "--topology", "v5e:1x2", "--sweep", "--mesh.data", "2", "--sweep-most", "2")
-    assert len(tree["sweep"]) == 3 * 2
+    assert len(tree["sweep"]) == 3 * len(typing.get_args(Remat))
     tried = [one for one in tree["sweep"] if "samples_per_second_per_chip" in one]
     assert len(tried) == 2
     rates = [one["samples_per_second_per_chip"][0] for one in tried]
@@ -93,6 +95,7 @@ def test_a_sweep_ranks_what_fits_and_says_why_the_rest_does_not(toy, tmp_path):
     assert tree["sweep"][: len(tried)] == tried
     assert tree["samples_per_second_per_chip"] == tried[0]["samples_per_second_per_chip"]
     assert all("not tried" in one["reason"] for one in tree["sweep"][len(tried) :])
+    assert {one["options"][7] for one in tried} == set(typing.get_args(Remat)[-2:])
     assert "samples/s a chip" in " ".join(output.split())
 
 
@@ -119,6 +122,14 @@ def test_candidates_are_all_meshes_with_the_remat_policies_of_the_recipe():
         assert changed.policy.vlm.language.decoder.remat in line
     two = candidates(config, topology("2*v5e:2x2"))
     assert all("--mesh.data-slices" in line for line in two)
+
+
+def test_a_mesh_that_did_not_fit_is_not_tried_with_a_policy_that_keeps_more():
+    mesh, other = tuple("--mesh.data 2 --mesh.fsdp 1 --mesh.tensor 1".split()), ("--mesh.data", "1") * 3
+    plans = {(*mesh, "--policy.remat", "full"): {"fits": False}}
+    assert is_hopeless((*mesh, "--policy.remat", "none"), plans)
+    assert not is_hopeless((*other, "--policy.remat", "none"), plans)
+    assert not is_hopeless((*mesh, "--policy.remat", "none"), {(*mesh, "--policy.remat", "full"): {"fits": True}})
 
 
 def test_rows_are_ranked_by_what_is_sure():

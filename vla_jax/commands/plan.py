@@ -22,7 +22,7 @@ from vla_jax import recipe
 from vla_jax.config import RunConfig
 from vla_jax.flops import Flops, count_flops
 from vla_jax.planning.pod_plan import pod_plan
-from vla_jax.planning.sweep import candidates, compile_apart, ranked, refusal, row, with_mesh
+from vla_jax.planning.sweep import candidates, compile_apart, is_hopeless, ranked, refusal, row, with_mesh
 from vla_jax.planning.tables import print_model, print_pod, print_sweep
 from vla_jax.planning.topologies import Topology, topology
 from vla_jax.policies.base import Policy
@@ -89,6 +89,8 @@ def _swept(console: Console, config: RunConfig, pod: Topology, options: argparse
     command = ["--config", options.config, "--topology", options.topology, *_without_mesh(options.overrides)]
     for candidate in candidates(config, pod):
         reason = refusal(with_mesh(config, candidate, pod), devices, pod)
+        if reason is None and is_hopeless(candidate, plans):
+            reason = "this mesh does not fit with a remat policy that keeps less"
         if reason is None and options.sweep_most is not None and len(plans) >= options.sweep_most:
             reason = f"not tried: --sweep-most {options.sweep_most}"
         if reason is None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ REMAT = "remat"
 
 def candidates(config: RunConfig, topology: Topology) -> list[Options]:
     """Meshes with the least tensor parallelism first, within them those that divide the state the most; of each the
-    remat policies, all stacks alike. Several slices go to `data`: only gradients cross between them.
+    remat policies, all stacks alike, the most frugal first. Several slices go to `data`: only gradients cross them.
     """
     chips = topology.num_chips // topology.num_slices
     sizes = [size for size in range(1, chips + 1) if not chips % size]
@@ -46,10 +46,14 @@ def candidates(config: RunConfig, topology: Topology) -> list[Options]:
 
 
 def remat_options(config: RunConfig) -> list[Options]:
-    """One for each policy that the recipe's stacks know; a single empty one where there are none."""
+    """One for each policy that the recipe's stacks know, the last of them first: it keeps the least. A single empty one
+    where there are none.
+    """
     fields = list(_remat_fields(config.policy, "policy"))
     names = dict.fromkeys(name for _, known in fields for name in known)
-    found = [tuple(part for key, known in fields if name in known for part in (f"--{key}", name)) for name in names]
+    found = [
+        tuple(part for key, known in fields if name in known for part in (f"--{key}", name)) for name in reversed(names)
+    ]
     return found or [()]
 
 
@@ -71,9 +75,14 @@ def refusal(config: RunConfig, devices: Sequence[jax.Device], topology: Topology
     except InputError as error:
         return str(error)
     held = sum(held_bytes(program).values())
-    if held > topology.chip.usable_bytes:
+    if held > topology.chip.hbm_bytes:
         return f"its state alone takes {held / 2**30:.1f} GiB a chip"
     return None
+
+
+def is_hopeless(options: Options, plans: Mapping[Options, dict[str, Any]]) -> bool:
+    """Whether the same mesh did not fit already with a policy that keeps less."""
+    return any(plan.get("fits") is False and tried[:6] == options[:6] for tried, plan in plans.items())
 
 
 def compile_apart(command: Sequence[str], options: Options) -> dict[str, Any]:
