@@ -62,6 +62,11 @@ ARROWS: list[tuple[str, tuple[str, ...]]] = [
     ),
     ("vla_jax/inference", ("vla_jax.inference", "vla_jax.types")),
     (
+        "vla_jax/planning",
+        ("vla_jax.planning", "vla_jax.training", "vla_jax.config", "vla_jax.sharding", "vla_jax.types")
+        + ("data_pipelines",),
+    ),
+    (
         "vla_jax/convert",
         ("vla_jax.convert", "vla_jax.types", "vla_jax.run_directory", "vla_jax.schemas", "vla_jax.parameters")
         + ("vla_jax.lazy_tensor", "vla_jax.tensor_file", "vla_jax.placement"),
