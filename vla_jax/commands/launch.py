@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--code", required=True, help="a git URL to clone, or the path of a checkout on the hosts")
     parser.add_argument("--revision", help="commit or tag of the git URL")
-    parser.add_argument("--name", help="of the job (the run directory's)")
+    parser.add_argument("--job-name", help="of the job (the run directory's)")
     parser.add_argument("--max-failures", type=positive, default=10, help="restarts after failures (%(default)s)")
     parser.add_argument("--grace-seconds", type=positive, default=120, help="from SIGTERM to SIGKILL (%(default)s)")
     of_target = parser.add_argument_group("of some targets")
@@ -85,7 +85,7 @@ def _run(options: argparse.Namespace) -> Run:
     arguments += ["--init-from", options.init_from] if options.init_from else []
     name = re.sub(r"[^a-z0-9]+", "-", PurePosixPath(options.run_dir).name.lower()).strip("-")
     return Run(
-        name=options.name or name[:40].strip("-"),
+        name=options.job_name or name[:40].strip("-"),
         config=config,
         arguments=(*arguments, *options.overrides),
         run_dir=options.run_dir,

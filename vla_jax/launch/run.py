@@ -35,7 +35,7 @@ class Run:
 
     def __post_init__(self):
         if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", self.name):
-            raise InputError(f"--name {self.name}: a small letter, then small letters, digits and dashes, 40 at most")
+            raise InputError(f"--job-name {self.name}: small letters, digits and dashes, a letter first, 40 at most")
         if not (self.code.startswith("/") or re.fullmatch(_GIT_URL, self.code)):
             raise InputError(
                 f"--code {self.code}: a git URL is expected, or the absolute path of a checkout on the hosts"
@@ -72,7 +72,7 @@ class Run:
         sizes = {field.name: getattr(self.config.mesh, field.name) for field in dataclasses.fields(self.config.mesh)}
         known = math.prod(size for size in sizes.values() if size != -1)
         if chips % known or (known != chips and -1 not in sizes.values()):
-            said = " ".join(f"--mesh.{name} {size}" for name, size in sizes.items())
+            said = " ".join(f"--mesh.{name.replace('_', '-')} {size}" for name, size in sizes.items())
             raise InputError(f"{said}: this file asks for {chips} chips, and the sizes must multiply to that number")
 
     def check_storage(self, target: str, *kinds: str) -> None:

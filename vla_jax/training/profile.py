@@ -45,7 +45,7 @@ def steps_to_profile(text: str, num_steps: int) -> range:
     steps = range(int(first), int(stop))
     if not steps or steps.start < 1 or steps.start > num_steps:
         raise InputError(
-            f"--profile {text}: no such steps; START is from 1 to num_steps={num_steps}, and STOP, the first one that is "
-            "not traced, is greater"
+            f"--profile {text}: no such steps; START is from 1 to num_steps={num_steps}, and STOP, the first step that "
+            "is not traced, is greater"
         )
     return steps
