@@ -19,7 +19,7 @@ PROGRAMS = re.compile(r"(?:\.venv/bin/)?python (?:-m (?:vla_jax|data_pipelines)|
 
 def command_lines(document: str) -> list[str]:
     """Of the code blocks; lines that go on are joined, and one inside quotes of another command is taken out."""
-    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```\w*\n(.*?)^```\n", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     found = [line[match.start() :] for line in lines if (match := PROGRAMS.search(line))]
     return [re.split(r'\s(?:#|>|&&)\s|"\s*$', line)[0].strip() for line in found]
@@ -69,7 +69,7 @@ def test_the_documents_have_commands():
     [
         "python train.py --config configs/ef_vla_bridge.py --no-such-key 1",
         "python eval.py --checkpoint runs/first --out x",
-        "python -m vla_jax export --checkpoint runs/first --out x",
+        "python -m vla_jax export --checkpoint runs/first",
         "python -m data_pipelines index",
     ],
 )

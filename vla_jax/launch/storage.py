@@ -12,7 +12,7 @@ KINDS = {
     "nfs": "MOUNT=HOST:/EXPORT",
     "claim": "MOUNT=pvc:NAME",
 }
-_FORMS = {"bucket": r"gs://([\w.-]+)", "nfs": r"([\w.-]+:/[\w./-]*)", "claim": r"pvc:([a-z0-9.-]+)"}
+_FORMS = {"bucket": r"gs://([\w.-]+)", "nfs": r"([\w.-]+:/(?!/)[\w./-]*)", "claim": r"pvc:([a-z0-9.-]+)"}
 _OF_ONE_HOST = ("/tmp", "/var/tmp", "/dev", "/run", "/proc")
 
 
