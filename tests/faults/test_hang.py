@@ -47,7 +47,8 @@ stall_of_the_test = {"loader": lambda: time.sleep(1000), "interpreter": hold_the
 
 def toy_run(settings, options, preemption, goodput):
     limits = watchdog.WatchdogConfig(step_seconds=step_seconds, slow_seconds=240)
-    settings = toy_config(num_steps=9 if fault != "peer" else 10**6, watchdog=limits)
+    lengths = {"num_steps": 10**6, "checkpoint_every": 10**6} if fault == "peer" else {"num_steps": 9}
+    settings = toy_config(watchdog=limits, **lengths)
     run, program = RunDirectory(folder), build_program(settings, settings.mesh.build())
     with host_log(run.log(jax.process_index())):
         training = Training(program, run, Faulty(settings.seed, settings.batch_size), preemption, goodput=goodput)
