@@ -69,9 +69,9 @@ def test_a_run_without_a_line_yet_has_lost_all_of_its_earlier_start():
     assert goodput.seconds()["interrupted"] == pytest.approx(6.0, abs=0.2)
 
 
-class SlowData(ToyPipeline):
+class LateBatch(ToyPipeline):
     def batch(self, step):
-        time.sleep(0.1 if step else 0.0)
+        time.sleep(2.0 if step == 9 else 0.0)
         return super().batch(step)
 
 
@@ -79,7 +79,7 @@ def test_the_wall_time_of_two_starts_is_all_accounted_for(tmp_path):
     config = toy_config(num_steps=10)
     assert not train_toy(config, tmp_path, preemption=StopAfter(4))
     time.sleep(0.5)
-    assert train_toy(config, tmp_path, pipeline=SlowData(config.seed, config.batch_size))
+    assert train_toy(config, tmp_path, pipeline=LateBatch(config.seed, config.batch_size))
     start, *lines = read_lines(tmp_path / "metrics.jsonl")
     lines = [line for line in lines if "step" in line]
     last_write = (tmp_path / "metrics.jsonl").stat().st_mtime
