@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _OF_A_STEP: tuple[Phase, ...] = ("step", "data_wait")
 _STANDARD_ERROR = 2
 _LAST_WORDS_SECONDS = 10.0
-"""For the last lines of the log, and how much later faulthandler comes."""
+"""For the last lines of the log, and how much later than a hung step faulthandler comes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,14 +66,14 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._poll_seconds):
+            _end_by_faulthandler(self._config.step_seconds + _LAST_WORDS_SECONDS)
             phase, since = self._goodput.current
-            left = since + self._config.allows(phase) - time.monotonic()
-            faulthandler.dump_traceback_later(max(0.0, left) + _LAST_WORDS_SECONDS, exit=True, file=_STANDARD_ERROR)
-            if left < 0:
+            if time.monotonic() - since > self._config.allows(phase):
                 self._end(phase)
         faulthandler.cancel_dump_traceback_later()
 
     def _end(self, phase: Phase) -> None:
+        _end_by_faulthandler(_LAST_WORDS_SECONDS)
         faulthandler.dump_traceback(file=_STANDARD_ERROR)
         key = "step_seconds" if phase in _OF_A_STEP else "slow_seconds"
         try:
@@ -87,3 +87,8 @@ class Watchdog:
                 faulthandler.dump_traceback(file=stream)
         finally:
             os._exit(EXIT_CODE)
+
+
+def _end_by_faulthandler(seconds: float) -> None:
+    """In so many seconds, unless it is asked again before. Needs neither the interpreter's lock nor a file system."""
+    faulthandler.dump_traceback_later(seconds, exit=True, file=_STANDARD_ERROR)
