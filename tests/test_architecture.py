@@ -72,6 +72,7 @@ ARROWS: list[tuple[str, tuple[str, ...]]] = [
         + ("vla_jax.lazy_tensor", "vla_jax.tensor_file", "vla_jax.placement"),
     ),
     ("vla_jax/environments", ("vla_jax.environments", "vla_jax.types")),
+    ("vla_jax/launch", ("vla_jax.launch", "vla_jax.config", "vla_jax.types")),
     ("data_pipelines/demos", ("data_pipelines", "vla_jax.environments", "vla_jax.types")),
     ("data_pipelines", ("data_pipelines", "vla_jax.types")),
     ("configs", ("configs", "vla_jax", "data_pipelines")),

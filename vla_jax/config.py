@@ -26,12 +26,13 @@ from vla_jax.sharding import MeshConfig
 from vla_jax.training.augmentation import ColorJitterConfig
 from vla_jax.training.bad_steps import SkipConfig
 from vla_jax.training.optimizer import OptimizerConfig
+from vla_jax.training.watchdog import WatchdogConfig
 from vla_jax.types import ActionSpace, InputError
 
 SCHEMA_VERSION = 4
 OWN_PACKAGES = ("vla_jax.", "data_pipelines.")
 MAY_CHANGE_ON_RESUME = (
-    *("num_steps", "log_every", "checkpoint_every", "mesh", "skip"),
+    *("num_steps", "log_every", "checkpoint_every", "mesh", "skip", "watchdog"),
     *("data.root", "data.cache", "data.max_bad_share", "data.num_threads", "data.prefetch"),
 )
 
@@ -64,6 +65,7 @@ class RunConfig:
     log_every: int = 50
     checkpoint_every: int = 1_000
     keep_checkpoints: int = 3
+    watchdog: WatchdogConfig = WatchdogConfig()
     allow_random_frozen: bool = False
     """True: a frozen encoder may keep random weights (tiny twins and tests only)."""
     loggers: tuple[typing.Literal["tensorboard", "wandb"], ...] = ()
