@@ -27,6 +27,7 @@ from vla_jax import sharding
 from vla_jax.config import RunConfig
 from vla_jax.parameters import Structure
 from vla_jax.policies.base import Policy
+from vla_jax.training.attention import attention_kernels
 from vla_jax.training.augmentation import augment
 from vla_jax.training.state import TrainState, new_state, with_shardings
 from vla_jax.types import Batch, Parameters
@@ -91,7 +92,7 @@ def build_program(config: RunConfig, mesh: Mesh) -> Program:
     }
     state_shardings, frozen_shardings = jax.tree.map(lambda leaf: leaf.sharding, (state, held))
     step = jax.jit(
-        functools.partial(train_step, config, structure, optimizer),
+        attention_kernels(config.attention, mesh).around(functools.partial(train_step, config, structure, optimizer)),
         in_shardings=(state_shardings, frozen_shardings, sharding.batch_sharding(mesh)),
         out_shardings=(state_shardings, sharding.replicated(mesh)),
         donate_argnums=0,
