@@ -13,6 +13,10 @@ from vla_jax.inference.fleet import Fleet
 from vla_jax.inference.history import History, gather
 from vla_jax.inference.readers import StepReader, WindowReader, reader
 from vla_jax.parameters import split
+from vla_jax.policies.diffusion_policy import DiffusionPolicy
+from vla_jax.policies.ef_vla import EfVla
+from vla_jax.policies.octo import Octo
+from vla_jax.policies.openvla import OpenVla
 
 RECIPES = {
     "ef_vla": "configs/ef_vla_bridge.py:tiny",
@@ -112,16 +116,22 @@ def test_what_is_kept_is_donated_and_of_one_shape(served):
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(kept))
 
 
-def test_the_reader_is_the_best_that_a_policy_allows():
-    kinds = {name: type(Served(name).reader) for name in ("ef_vla", "octo")}
-    assert kinds == {"ef_vla": StepReader, "octo": WindowReader}
+@pytest.mark.parametrize(
+    ("policy", "kind", "reads_text"),
+    [(EfVla, StepReader, True), (Octo, WindowReader, True), (DiffusionPolicy, WindowReader, True)]
+    + [(OpenVla, WindowReader, False)],
+)
+def test_the_reader_is_the_best_that_a_policy_allows(policy, kind, reads_text):
+    requirements = recipe.load(RECIPES["ef_vla"]).policy.data_requirements()
+    assert type(reader(policy, lambda parameters: policy, {}, requirements)) is kind
+    assert hasattr(policy, "read_instruction") is reads_text
 
 
-def test_nobody_who_plans_costs_a_policy_of_whole_windows_nothing():
+def test_where_nobody_plans_whole_windows_are_not_read(served):
     calls = []
 
     class Counting:
-        requirements = Served("ef_vla").requirements
+        requirements = served.requirements
         reads_every_step = False
 
         def empty(self, num_robots):
@@ -136,7 +146,6 @@ def test_nobody_who_plans_costs_a_policy_of_whole_windows_nothing():
 
     fleet = Fleet(Counting(), 2)
     assert len(calls) == 1
-    served = Served("ef_vla")
     fleet.start(0, *served.words(0))
     fleet.sense(0, *served.sensed(0, 0))
     fleet.act([])
