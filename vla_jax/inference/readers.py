@@ -43,7 +43,7 @@ class Kept(NamedTuple):
     """What was read of its instruction; None: the policy does not read it apart."""
     tokens: Float[Array, "b w e"] | None = None
     """Of its last steps, the newest last and padding before them or after them, as the window's anchor says."""
-    count: Int[Array, "b"] | None = None
+    num_steps: Int[Array, "b"] | None = None
     """How many there are."""
 
 
@@ -119,7 +119,7 @@ class StepReader:
 
     def empty(self, num_robots: int) -> Kept:
         text = _no_text(self._compiler, self.requirements, num_robots)
-        nothing = gather([], ((), ()), self.requirements, num_robots)
+        nothing = _nothing(self.requirements, num_robots)
         token = self._compiler.shape(lambda policy, *inputs: policy.step_tokens(*inputs), nothing, text)
         tokens = jnp.zeros((num_robots, self._window, token.shape[-1]), token.dtype)
         return Kept(text, tokens, jnp.zeros(num_robots, jnp.int32))
@@ -143,8 +143,12 @@ def reader(
     return WindowReader(compiler, requirements, reads_text=hasattr(policy, "read_instruction"))
 
 
+def _nothing(requirements: DataRequirements, num_robots: int) -> Observation:
+    return gather([], (np.zeros((0, 0), np.int32), np.zeros((0, 0), bool)), requirements, num_robots)
+
+
 def _no_text(compiler: Compiler, requirements: DataRequirements, num_robots: int) -> Float[Array, "b ..."]:
-    nothing = gather([], ((), ()), requirements, num_robots)
+    nothing = _nothing(requirements, num_robots)
     inputs = (nothing.instruction_tokens, nothing.instruction_mask)
     text = compiler.shape(lambda policy, *inputs: policy.read_instruction(*inputs), *inputs)
     return jnp.zeros(text.shape, text.dtype)
@@ -153,9 +157,9 @@ def _no_text(compiler: Compiler, requirements: DataRequirements, num_robots: int
 def _start(policy: Any, kept: Kept, robot: Int[Array, ""], ids: Int[Array, "1 t"], mask: Bool[Array, "1 t"]) -> Kept:
     assert kept.text is not None
     text = kept.text.at[robot].set(policy.read_instruction(ids, mask)[0])
-    if kept.tokens is None or kept.count is None:
+    if kept.tokens is None or kept.num_steps is None:
         return Kept(text)
-    return Kept(text, kept.tokens.at[robot].set(0), kept.count.at[robot].set(0))
+    return Kept(text, kept.tokens.at[robot].set(0), kept.num_steps.at[robot].set(0))
 
 
 def _read_windows(policy: Any, kept: Kept, observation: Observation) -> tuple[Kept, Float[Array, "b h a"]]:
@@ -167,14 +171,14 @@ def _read_step(
 ) -> tuple[Kept, Float[Array, "b h a"]]:
     assert kept.text is not None
     assert kept.tokens is not None
-    assert kept.count is not None
+    assert kept.num_steps is not None
     window, places = kept.tokens.shape[1], jnp.arange(kept.tokens.shape[1])
-    moves_on = (kept.count == window) | is_last
+    moves_on = (kept.num_steps == window) | is_last
     tokens = jnp.where(moves_on[:, None, None], jnp.roll(kept.tokens, -1, axis=1), kept.tokens)
-    place = jnp.where(moves_on, window - 1, kept.count)
+    place = jnp.where(moves_on, window - 1, kept.num_steps)
     new = policy.step_tokens(observation, kept.text)
     tokens = jnp.where((places == place[:, None])[..., None], new, tokens)
     tokens = jnp.where(fresh[:, None, None], tokens, kept.tokens)
-    count = jnp.minimum(kept.count + fresh, window)
-    mask = places >= window - count[:, None] if is_last else places < count[:, None]
-    return Kept(kept.text, tokens, count), policy.act_on(tokens, mask)
+    num_steps = jnp.minimum(kept.num_steps + fresh, window)
+    mask = places >= window - num_steps[:, None] if is_last else places < num_steps[:, None]
+    return Kept(kept.text, tokens, num_steps), policy.act_on(tokens, mask)

@@ -7,6 +7,7 @@ padding is of another and sees itself alone.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ def _splash(
     )
     query = padded((query * width**-0.5).astype(query.dtype), query_padding)
     key, value = padded(key, key_padding), padded(value, key_padding)
-    arrays = [array.swapaxes(1, 2) for array in (query, key, value)]
+    arrays: list[Any] = [array.swapaxes(1, 2) for array in (query, key, value)]
     if segments is not None:
         own = [jnp.pad(segments, ((0, 0), (0, more)), constant_values=1) for more in (query_padding, key_padding)]
         arrays.append(splash_attention.SegmentIds(*own))
