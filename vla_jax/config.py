@@ -19,6 +19,7 @@ from flax import nnx
 
 from data_pipelines.config import DataConfig
 from vla_jax.language.tokenizer import TokenizerConfig
+from vla_jax.nn.attention_kernels import Choice
 from vla_jax.nn.lora import LoraConfig, is_adapter
 from vla_jax.parameters import matching
 from vla_jax.policies.base import Policy, PolicyConfig
@@ -32,7 +33,7 @@ from vla_jax.types import ActionSpace, InputError
 SCHEMA_VERSION = 4
 OWN_PACKAGES = ("vla_jax.", "data_pipelines.")
 MAY_CHANGE_ON_RESUME = (
-    *("num_steps", "log_every", "checkpoint_every", "mesh", "skip", "watchdog"),
+    *("num_steps", "log_every", "checkpoint_every", "mesh", "skip", "attention", "watchdog"),
     *("data.root", "data.cache", "data.max_bad_share", "data.num_threads", "data.prefetch"),
 )
 
@@ -60,6 +61,8 @@ class RunConfig:
     """Of activations; master weights are float32."""
     gradient_reduction: typing.Literal["compute", "float32"] = "compute"
     """The dtype in which gradients of linear layers are summed over devices; `float32` doubles what is sent."""
+    attention: Choice = "auto"
+    """What computes it, of what the platform has; see `nn/attention_kernels.py`."""
     ema_decay: float | None = 0.999
     """None: no moving average."""
     log_every: int = 50
