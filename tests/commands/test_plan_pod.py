@@ -125,7 +125,7 @@ def test_candidates_are_all_meshes_with_the_remat_policies_of_the_recipe():
 
 
 def test_a_mesh_that_did_not_fit_is_not_tried_with_a_policy_that_keeps_more():
-    mesh, other = tuple("--mesh.data 2 --mesh.fsdp 1 --mesh.tensor 1".split()), ("--mesh.data", "1") * 3
+    mesh, other = ("--mesh.data", "2", "--mesh.fsdp", "1", "--mesh.tensor", "1"), ("--mesh.data", "1") * 3
     plans = {(*mesh, "--policy.remat", "full"): {"fits": False}}
     assert is_hopeless((*mesh, "--policy.remat", "none"), plans)
     assert not is_hopeless((*other, "--policy.remat", "none"), plans)
