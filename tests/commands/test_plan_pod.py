@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import ROOT, one_device
 from vla_jax import recipe
 from vla_jax.__main__ import main
+from vla_jax.commands.plan import _without_mesh
 from vla_jax.config import RunConfig
 from vla_jax.nn.stack import Remat
 from vla_jax.planning.sweep import candidates, is_hopeless, ranked, remat_options, row
@@ -125,11 +126,16 @@ def test_candidates_are_all_meshes_with_the_remat_policies_of_the_recipe():
 
 
 def test_a_mesh_that_did_not_fit_is_not_tried_with_a_policy_that_keeps_more():
-    mesh, other = tuple("--mesh.data 2 --mesh.fsdp 1 --mesh.tensor 1".split()), ("--mesh.data", "1") * 3
+    mesh, other = ("--mesh.data", "2", "--mesh.fsdp", "1", "--mesh.tensor", "1"), ("--mesh.data", "1") * 3
     plans = {(*mesh, "--policy.remat", "full"): {"fits": False}}
     assert is_hopeless((*mesh, "--policy.remat", "none"), plans)
     assert not is_hopeless((*other, "--policy.remat", "none"), plans)
     assert not is_hopeless((*mesh, "--policy.remat", "none"), {(*mesh, "--policy.remat", "full"): {"fits": True}})
+
+
+def test_a_sweep_takes_all_options_but_the_mesh():
+    overrides = ["--mesh.data", "-1", "--policy.train-clip", "--mesh.fsdp=2", "--batch-size", "8"]
+    assert _without_mesh(overrides) == ["--policy.train-clip", "--batch-size", "8"]
 
 
 def test_rows_are_ranked_by_what_is_sure():

@@ -108,7 +108,13 @@ def _swept(console: Console, config: RunConfig, pod: Topology, options: argparse
 
 def _without_mesh(overrides: list[str]) -> list[str]:
     """The sweep gives its own."""
-    return [text for pair in zip(overrides[::2], overrides[1::2]) for text in pair if not pair[0].startswith("--mesh.")]
+    kept, is_value = [], False
+    for text in overrides:
+        is_mesh = text.startswith("--mesh.")
+        if not is_mesh and not is_value:
+            kept.append(text)
+        is_value = is_mesh and "=" not in text
+    return kept
 
 
 def figures(config: RunConfig) -> dict[str, Any]:

@@ -18,11 +18,6 @@ def dataset_steps(data: DataConfig) -> dict[str, int | None]:
     return {entry.name: _steps(data, entry) for entry in data.mixture}
 
 
-def known_episodes(data: DataConfig) -> dict[str, int | None]:
-    """As the catalogue of datasets has them."""
-    return {entry.name: find_dataset(entry.name).spec.episodes.get(data.split) for entry in data.mixture}
-
-
 def _steps(data: DataConfig, entry: MixtureEntry) -> int | None:
     version = entry.version or find_dataset(entry.name).spec.version
     try:
