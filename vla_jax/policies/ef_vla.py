@@ -470,15 +470,11 @@ def ef_vla_scratch(
 def lf_vla_scratch(
     action_space: ActionSpace, *, image_size: int = 64, patch_size: int = 8, width: int = 64, num_layers: int = 1
 ) -> EfVlaConfig:
-    """`ef_vla_scratch` without Eq. 4: its vision says nothing of the words, and the trunk has to join them.
-
-    The picture's pool is twice as wide, with twice the queries: it has to say of every object what and where it is.
-    """
+    """`ef_vla_scratch` without Eq. 4: its vision says nothing of the words, and the trunk has to join them."""
     early = ef_vla_scratch(
         action_space, image_size=image_size, patch_size=patch_size, width=width, num_layers=num_layers
     )
-    pooling = dataclasses.replace(early.image_pooling, out_width=4 * width, num_queries=8)
-    return dataclasses.replace(early, fusion=LateFusionConfig(), image_pooling=pooling)
+    return dataclasses.replace(early, fusion=LateFusionConfig())
 
 
 def tiny(config: EfVlaConfig) -> EfVlaConfig:
