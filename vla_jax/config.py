@@ -30,7 +30,7 @@ from vla_jax.training.optimizer import OptimizerConfig
 from vla_jax.training.watchdog import WatchdogConfig
 from vla_jax.types import ActionSpace, InputError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 OWN_PACKAGES = ("vla_jax.", "data_pipelines.")
 MAY_CHANGE_ON_RESUME = (
     *("num_steps", "log_every", "checkpoint_every", "mesh", "skip", "attention", "watchdog"),
