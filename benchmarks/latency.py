@@ -29,7 +29,7 @@ from vla_jax.inference import readers
 from vla_jax.inference.fleet import Fleet
 from vla_jax.inference.history import History, gather
 from vla_jax.nn.attention_kernels import AttentionKernels
-from vla_jax.parameters import abstract, split
+from vla_jax.parameters import abstract
 from vla_jax.policies.base import PolicyConfig
 from vla_jax.types import DataRequirements, Parameters
 
@@ -87,7 +87,8 @@ def _measure(config: PolicyConfig, dtype: str, steps: int, num_robots: int) -> d
 def _ways(config: PolicyConfig, dtype: str, num_robots: int) -> dict[str, Callable[[list[Sensed]], None]]:
     """Each takes what robots sense at a step."""
     requirements, generator = config.data_requirements(), np.random.default_rng(1)
-    structure, parameters = abstract(lambda: config.build(nnx.Rngs(0))), _parameters(config, dtype)
+    structure = abstract(lambda: config.build(nnx.Rngs(0)))
+    parameters = _parameters(structure.shapes(), dtype)
     reader = readers.reader(structure.merge(parameters), structure.merge, parameters, requirements)
     act = jax.jit(AttentionKernels(platform=jax.default_backend()).around(lambda p, o: structure.merge(p).act(o)))
     history, words = History(requirements), _words(requirements, generator)
@@ -117,14 +118,15 @@ def _ways(config: PolicyConfig, dtype: str, num_robots: int) -> dict[str, Callab
     }
 
 
-def _parameters(config: PolicyConfig, dtype: str) -> Parameters:
-    """Random, drawn in `dtype` on the device: those of full size in float32 beside it would not fit."""
+def _parameters(shapes: dict[str, jax.ShapeDtypeStruct], dtype: str) -> Parameters:
+    """Random numbers, the same again and again: how long it takes does not depend on them."""
+    numbers = 0.02 * np.random.default_rng(0).standard_normal(2**16 + 1, np.float32)
 
-    def draw() -> Parameters:
-        drawn = split(config.build(nnx.Rngs(0)))[1]
-        return {p: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a for p, a in drawn.items()}
+    def array(shape: jax.ShapeDtypeStruct) -> jax.Array:
+        is_float = jnp.issubdtype(shape.dtype, jnp.floating)
+        return jax.device_put(np.resize(numbers, shape.shape).astype(dtype if is_float else shape.dtype))
 
-    return jax.jit(draw)()
+    return {path: array(shape) for path, shape in shapes.items()}
 
 
 def _sensed(requirements: DataRequirements, generator: np.random.Generator) -> Sensed:
