@@ -38,6 +38,7 @@ bench: $(STAMP)
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.weights --family llama
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.backbones
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.pruning
+	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.latency
 	test ! -x build/environments/tensorflow/bin/python || $(RUN) -m benchmarks.against_tf_data  # after test-all
 
 bench-learning: $(STAMP)

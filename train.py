@@ -1,8 +1,8 @@
 """Trains: python train.py --config configs/NAME.py[:VARIANT] [--run-dir DIR] [--init-from RUN_OR_PARAMS] [--key value]
 
 Run again with the same --run-dir it resumes by itself. A fine-tune (--init-from) reads text with its source's
-vocabulary; another one is refused. Exit codes: 0 done, 75 preempted (run the same command
-again), 2 bad configuration or input, 1 failure.
+vocabulary; another one is refused. Exit codes: 0 done, 75 run the same command again (preempted, or ended by the
+watchdog), 2 bad configuration or input, 1 failure.
 """
 
 import argparse
@@ -21,9 +21,12 @@ from vla_jax.config import RunConfig
 from vla_jax.convert.load import load_pretrained
 from vla_jax.run_directory import RunDirectory
 from vla_jax.training import provenance
+from vla_jax.training.goodput import Goodput, process_age
+from vla_jax.training.host_log import host_log
 from vla_jax.training.initialization import starting_parameters
 from vla_jax.training.loop import Training
 from vla_jax.training.preemption import EXIT_CODE, Preemption
+from vla_jax.training.profile import Profile, steps_to_profile
 from vla_jax.training.program import build_program
 from vla_jax.types import InputError, Parameters
 
@@ -34,17 +37,18 @@ def main(arguments: list[str]) -> int:
     nnx.set_graph_mode(False)
     nnx.set_graph_updates(False)
     try:
+        goodput = Goodput(age_seconds=process_age())
         accelerator.choose_platform()
         options, config = parse(arguments)
         accelerator.join_processes()
         with Preemption() as preemption:
-            return run(config, RunDirectory(Path(options.run_dir)), options.init_from, preemption)
+            return run(config, options, preemption, goodput)
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except Exception:
         traceback.print_exc()
-        return 1
+        return accelerator.leave_others(1)
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, RunConfig]:
@@ -54,6 +58,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, RunConfig]:
     parser.add_argument("--config", help="configs/NAME.py or configs/NAME.py:VARIANT; with it, --help lists its keys")
     parser.add_argument("--run-dir", type=Path, help="default runs/NAME")
     parser.add_argument("--init-from", type=Path, help="a run or a parameter folder to start from")
+    parser.add_argument("--profile", metavar="START:STOP", help="trace these steps into RUN/profile")
     options, rest = parser.parse_known_args(arguments)
     if options.config is None:
         if {"-h", "--help"} & set(rest):
@@ -62,10 +67,12 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, RunConfig]:
         raise InputError("--config is missing: train.py --config configs/NAME.py[:VARIANT]; see train.py --help")
     config = recipe.override(recipe.load(options.config), rest, program="train.py")
     options.run_dir = options.run_dir or Path("runs") / config.name
+    options.profile = steps_to_profile(options.profile, config.num_steps) if options.profile else range(0)
     return options, config
 
 
-def run(config: RunConfig, directory: RunDirectory, init_from: Path | None, preemption: Preemption) -> int:
+def run(config: RunConfig, options: argparse.Namespace, preemption: Preemption, goodput: Goodput) -> int:
+    directory, init_from = RunDirectory(options.run_dir), options.init_from
     provenance.refuse_file(directory)
     provenance.refuse_changed_config(directory, config)
     provenance.refuse_forgotten_source(directory, init_from)
@@ -93,7 +100,10 @@ def run(config: RunConfig, directory: RunDirectory, init_from: Path | None, pree
             tokenizer.save(directory.tokenizer)
         return given
 
-    return 0 if Training(program, directory, pipeline, preemption).run(start, init_from=init_from) else EXIT_CODE
+    profile = Profile(options.profile, directory.profile)
+    training = Training(program, directory, pipeline, preemption, goodput=goodput, profile=profile)
+    with host_log(directory.log(jax.process_index())):
+        return 0 if training.run(start, init_from=init_from) else EXIT_CODE
 
 
 if __name__ == "__main__":

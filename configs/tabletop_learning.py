@@ -18,10 +18,13 @@ from vla_jax.config import RunConfig
 from vla_jax.policies.base import PolicyConfig
 from vla_jax.policies.deepvision_vla import deepvision_vla_scratch
 from vla_jax.policies.dfa_vla import dfa_vla_scratch
-from vla_jax.policies.ef_vla import lf_vla_scratch
+from vla_jax.policies.ef_vla import ef_vla_scratch, lf_vla_scratch
 from vla_jax.policies.qwenvla_oft import qwenvla_oft_scratch
 
 ACTION_SPACE = tabletop_ef_vla.get_config().action_space
+PATCH_SIZE = 16
+"""Sixteen tokens a picture; Qwen3-VL's tower joins four patches of 8 pixels to one. With patches of 8 EF-VLA's loss
+falls half as fast a step, which takes 1.6 times as long."""
 
 
 def get_config() -> RunConfig:
@@ -29,11 +32,11 @@ def get_config() -> RunConfig:
 
 
 def ef_vla() -> RunConfig:
-    return _run("ef_vla", tabletop_ef_vla.get_config().policy)
+    return _run("ef_vla", ef_vla_scratch(ACTION_SPACE, patch_size=PATCH_SIZE))
 
 
 def lf_vla() -> RunConfig:
-    return _run("lf_vla", lf_vla_scratch(ACTION_SPACE))
+    return _run("lf_vla", lf_vla_scratch(ACTION_SPACE, patch_size=PATCH_SIZE))
 
 
 def dfa_model1() -> RunConfig:
@@ -61,7 +64,7 @@ def qwenvla_oft() -> RunConfig:
 
 
 def deepvision_vla() -> RunConfig:
-    return _run("deepvision_vla", deepvision_vla_scratch(ACTION_SPACE))
+    return _run("deepvision_vla", deepvision_vla_scratch(ACTION_SPACE, expert_patch_size=PATCH_SIZE))
 
 
 def tiny() -> RunConfig:
@@ -70,9 +73,9 @@ def tiny() -> RunConfig:
 
 def _dfa_vla(model: int) -> RunConfig:
     space = dataclasses.replace(ACTION_SPACE, normalization="quantile")
-    return _run(f"dfa_model{model}", dfa_vla_scratch(space, model))
+    return _run(f"dfa_model{model}", dfa_vla_scratch(space, model, patch_size=PATCH_SIZE))
 
 
 def _run(name: str, policy: PolicyConfig) -> RunConfig:
     config = tabletop_ef_vla.get_config()
-    return dataclasses.replace(config, name=f"tabletop_{name}", policy=policy, num_steps=3_000, batch_size=64)
+    return dataclasses.replace(config, name=f"tabletop_{name}", policy=policy, num_steps=2_000, batch_size=64)

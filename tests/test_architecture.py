@@ -53,20 +53,27 @@ ARROWS: list[tuple[str, tuple[str, ...]]] = [
     (
         "vla_jax/training",
         ("vla_jax.training", "vla_jax.policies.base", "vla_jax.sharding", "vla_jax.config", "vla_jax.types")
-        + ("vla_jax.parameters", "vla_jax.run_directory", "vla_jax.parameter_store", "data_pipelines.pipeline"),
+        + ("vla_jax.parameters", "vla_jax.run_directory", "vla_jax.parameter_store", "data_pipelines.pipeline")
+        + ("vla_jax.nn.attention_kernels",),
     ),
     (
         "vla_jax/evaluation",
         ("vla_jax.evaluation", "vla_jax.trained_policy", "vla_jax.run_directory", "vla_jax.types", "data_pipelines")
         + ("vla_jax.environments", "vla_jax.inference"),
     ),
-    ("vla_jax/inference", ("vla_jax.inference", "vla_jax.types")),
+    ("vla_jax/inference", ("vla_jax.inference", "vla_jax.nn.attention_kernels", "vla_jax.types")),
+    (
+        "vla_jax/planning",
+        ("vla_jax.planning", "vla_jax.training", "vla_jax.config", "vla_jax.sharding", "vla_jax.types")
+        + ("data_pipelines",),
+    ),
     (
         "vla_jax/convert",
         ("vla_jax.convert", "vla_jax.types", "vla_jax.run_directory", "vla_jax.schemas", "vla_jax.parameters")
         + ("vla_jax.lazy_tensor", "vla_jax.tensor_file", "vla_jax.placement"),
     ),
     ("vla_jax/environments", ("vla_jax.environments", "vla_jax.types")),
+    ("vla_jax/launch", ("vla_jax.launch", "vla_jax.config", "vla_jax.types")),
     ("data_pipelines/demos", ("data_pipelines", "vla_jax.environments", "vla_jax.types")),
     ("data_pipelines", ("data_pipelines", "vla_jax.types")),
     ("configs", ("configs", "vla_jax", "data_pipelines")),

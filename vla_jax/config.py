@@ -19,6 +19,7 @@ from flax import nnx
 
 from data_pipelines.config import DataConfig
 from vla_jax.language.tokenizer import TokenizerConfig
+from vla_jax.nn.attention_kernels import Choice
 from vla_jax.nn.lora import LoraConfig, is_adapter
 from vla_jax.parameters import matching
 from vla_jax.policies.base import Policy, PolicyConfig
@@ -26,12 +27,13 @@ from vla_jax.sharding import MeshConfig
 from vla_jax.training.augmentation import ColorJitterConfig
 from vla_jax.training.bad_steps import SkipConfig
 from vla_jax.training.optimizer import OptimizerConfig
+from vla_jax.training.watchdog import WatchdogConfig
 from vla_jax.types import ActionSpace, InputError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 OWN_PACKAGES = ("vla_jax.", "data_pipelines.")
 MAY_CHANGE_ON_RESUME = (
-    *("num_steps", "log_every", "checkpoint_every", "mesh", "skip"),
+    *("num_steps", "log_every", "checkpoint_every", "mesh", "skip", "attention", "watchdog"),
     *("data.root", "data.cache", "data.max_bad_share", "data.num_threads", "data.prefetch"),
 )
 
@@ -59,11 +61,14 @@ class RunConfig:
     """Of activations; master weights are float32."""
     gradient_reduction: typing.Literal["compute", "float32"] = "compute"
     """The dtype in which gradients of linear layers are summed over devices; `float32` doubles what is sent."""
+    attention: Choice = "auto"
+    """What computes it, of what the platform has; see `nn/attention_kernels.py`."""
     ema_decay: float | None = 0.999
     """None: no moving average."""
     log_every: int = 50
     checkpoint_every: int = 1_000
     keep_checkpoints: int = 3
+    watchdog: WatchdogConfig = WatchdogConfig()
     allow_random_frozen: bool = False
     """True: a frozen encoder may keep random weights (tiny twins and tests only)."""
     loggers: tuple[typing.Literal["tensorboard", "wandb"], ...] = ()

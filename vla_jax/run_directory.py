@@ -1,6 +1,8 @@
 """The layout of a run on disk, and the manifest that says a folder is complete and undamaged.
 
     RUN/config.json env.json metrics.jsonl quarantine.jsonl
+    RUN/logs/PROCESS-HOST.log           what each process logs
+    RUN/profile                         what --profile traced
     RUN/tokenizer/tokenizer.json        the vocabulary the run reads text with
     RUN/data/...                        index, tables and statistics, unless `data.cache` says elsewhere
     RUN/frozen/{parameters/, MANIFEST.json}      frozen parameters, once
@@ -24,6 +26,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -55,6 +58,13 @@ class RunDirectory:
     def quarantine(self, process: int = 0) -> Path:
         """Of each process its own: the first one's is quarantine.jsonl."""
         return self.path / ("quarantine.jsonl" if process == 0 else f"quarantine-{process}.jsonl")
+
+    def log(self, process: int) -> Path:
+        return self.path / "logs" / f"{process:04}-{socket.gethostname()}.log"
+
+    @property
+    def profile(self) -> Path:
+        return self.path / "profile"
 
     @property
     def tokenizer(self) -> Path:

@@ -18,8 +18,10 @@ from data_pipelines.normalization import Normalizer, normalizer
 from vla_jax import config as configuration
 from vla_jax import parameters as parameter_paths
 from vla_jax.config import RunConfig
-from vla_jax.inference.step_cache import StepReader
+from vla_jax.inference import readers
+from vla_jax.inference.readers import Reader
 from vla_jax.language.tokenizer import Tokenizer
+from vla_jax.nn.attention_kernels import AttentionKernels
 from vla_jax.nn.quantization import QuantizationConfig
 from vla_jax.parameter_store import StoredParameters, Weights, load_parameters
 from vla_jax.parameters import Structure
@@ -107,13 +109,10 @@ class TrainedPolicy:
         return structure
 
     @functools.cached_property
-    def reader(self) -> StepReader | None:
-        """None: the policy has to see a window at once, or has but one step in it."""
-        module = self.structure.merge(self.stored.parameters)
-        is_stepped = all(hasattr(module, name) for name in ("read_instruction", "step_tokens", "act_on"))
-        if not is_stepped or self.config.policy.data_requirements().window == 1:
-            return None
-        return StepReader(self.structure.merge, self.stored.parameters)
+    def reader(self) -> Reader:
+        """For a `Fleet`."""
+        merge, parameters = self.structure.merge, self.stored.parameters
+        return readers.reader(merge(parameters), merge, parameters, self.config.policy.data_requirements())
 
     def _build(self) -> Policy:
         policy = self.config.policy.build(nnx.Rngs(0))
@@ -129,7 +128,7 @@ class TrainedPolicy:
             policy: Any = structure.merge(parameters)
             return policy.act(observation)
 
-        return jax.jit(act)
+        return jax.jit(AttentionKernels(platform=jax.default_backend()).around(act))
 
 
 def load_policy(path: Path | str, *, step: int | None = None, weights: Weights = "ema") -> TrainedPolicy:

@@ -265,6 +265,27 @@ class Losses:
 
 
 @struct.dataclass
+class SelfMask:
+    """Who sees whom in self-attention, said in a form that a kernel can be told without t x t booleans.
+
+    Position q sees those of the first `reach[q]` positions that are valid, and itself, so that no row is empty. Causal:
+    a reach of 1, 2, ..., t. All to all: t throughout. A prefix of n that sees all of itself: n at least.
+    """
+
+    valid: Bool[Array, "b t"]
+    reach: tuple[int, ...] = struct.field(pytree_node=False)
+
+    def dense(self) -> Bool[Array, "b t t"]:
+        places = np.arange(len(self.reach))
+        near = places < np.array(self.reach)[:, None]
+        return (near & self.valid[:, None]) | (places == places[:, None])
+
+
+Mask = SelfMask | Bool[Array, "..."]
+"""Of attention, True = may attend. Booleans are [q, k] or [b, q, k]."""
+
+
+@struct.dataclass
 class TokenGrid:
     """An encoder's patch tokens with the grid that they came from."""
 

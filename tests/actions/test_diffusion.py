@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from vla_jax.actions.diffusion import Denoiser, DenoiserConfig, DiffusionConfig, betas
-from vla_jax.actions.residual_denoiser import ResidualDenoiser, ResidualDenoiserConfig
+from vla_jax.actions.residual_denoiser import ResidualDenoiserConfig
 from vla_jax.actions.unet_denoiser import UnetDenoiserConfig
 from vla_jax.parameters import split
 from vla_jax.types import ActionSpace, Dimension, InputError, PolicyContext

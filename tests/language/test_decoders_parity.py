@@ -67,7 +67,7 @@ def their_logits(theirs, ids, positions, *, mask=None, valid=None):
 def causal_case(*, left: bool = True):
     ids, valid = padded_ids(left=left)
     positions = np.maximum(np.cumsum(valid, axis=-1) - 1, 0)
-    return ids, valid, np.asarray(masks.causal_over_valid(jnp.asarray(valid))), positions
+    return ids, valid, np.asarray(masks.causal_over_valid(jnp.asarray(valid)).dense()), positions
 
 
 def error(ours, theirs) -> float:
@@ -163,11 +163,11 @@ def test_rotation_of_neighbouring_channels_fails(twins, monkeypatch):
 def test_heads_of_keys_repeated_in_tile_order_fail(twins, monkeypatch):
     """Head h reads group h mod g, where it should read h div (heads / groups)."""
 
-    def tiled(query, key, value, mask=None):
+    def tiled(query, key, value, mask=None, **options):
         b, n, heads, f = query.shape
         groups = key.shape[2]
         by_group = query.reshape(b, n, heads // groups, groups, f).swapaxes(2, 3).reshape(query.shape)
-        attended = attend(by_group, key, value, mask)
+        attended = attend(by_group, key, value, mask, **options)
         return attended.reshape(b, n, groups, heads // groups, f).swapaxes(2, 3).reshape(query.shape)
 
     monkeypatch.setattr(attention_module, "attend", tiled)

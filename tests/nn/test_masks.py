@@ -27,4 +27,4 @@ def test_step_blocks_are_octo_s():
 
 def test_all_over_valid_hides_padding_from_all_but_itself():
     found = masks.all_over_valid(jnp.array([[True, False, True]]))
-    np.testing.assert_array_equal(found[0], [[1, 0, 1], [1, 1, 1], [1, 0, 1]])
+    np.testing.assert_array_equal(found.dense()[0], [[1, 0, 1], [1, 1, 1], [1, 0, 1]])

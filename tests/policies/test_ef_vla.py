@@ -11,8 +11,6 @@ from flax import nnx
 
 from vla_jax.encoders import clip
 from vla_jax.fusion.cross_fusion import CrossFusionConfig
-from vla_jax.inference.history import History, gather
-from vla_jax.inference.step_cache import StepCache, StepReader, one_step
 from vla_jax.parameters import abstract, matching, split
 from vla_jax.policies import ef_vla
 from vla_jax.types import InputError
@@ -165,32 +163,6 @@ def test_pooled_text_tokens_are_those_that_were_chosen(choice, moves, action_spa
     assert moved_by(mask)
     start = jnp.zeros_like(mask).at[:, 0].set(True)
     assert moved_by(start) is np.bool_(choice != "words")
-
-
-def test_steps_read_one_at_a_time_give_what_whole_windows_give(action_space, make_batch):
-    """The rolling cache of inference; also where a robot has been under way for longer than a window."""
-    config = ef_vla.tiny(ef_vla.ef_vla(action_space))
-    requirements = config.data_requirements()
-    policy = config.build(nnx.Rngs(0))
-    structure, parameters = split(policy)
-    reader = StepReader(structure.merge, parameters)
-    steps = make_batch(dataclasses.replace(requirements, window=7), size=1, seed=3).observation
-    steps = dataclasses.replace(steps, image_masks={slot: jnp.ones((1, 7), bool) for slot in steps.images})
-    text = reader.instruction(steps.instruction_tokens, steps.instruction_mask)
-    cache, history = StepCache(requirements), History(requirements)
-    act = _compiled(policy)[1]
-    for step in range(7):
-        images = {slot: np.asarray(pictures[0, step]) for slot, pictures in steps.images.items()}
-        single, proprio = History(one_step(requirements)), np.asarray(steps.proprio[0, step])
-        for kept in (single, history):
-            kept.add(images, proprio)
-        words = (np.asarray(steps.instruction_tokens), np.asarray(steps.instruction_mask))
-        cache.add(reader.tokens(gather([single], words, one_step(requirements), 1), text)[0])
-        tokens, mask = cache.window()
-        cached = reader.act(tokens[None], mask[None])
-        np.testing.assert_allclose(cached, act(gather([history], words, requirements, 1)), atol=2e-6)
-    stale = reader.act(np.roll(tokens[None], 1, axis=1), mask[None])
-    assert np.abs(stale - cached).max() > 1e-4
 
 
 def test_actions_depend_on_pictures_words_and_proprio(tiny):

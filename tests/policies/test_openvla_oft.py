@@ -71,7 +71,7 @@ def test_slots_see_one_another_and_the_prompt_sees_no_padding(twin):
         end = policy.end(len(observation.timestep_mask))
         return continuation(
             policy.vlm.language, prompt, jnp.repeat(end, policy.num_slots + 1, axis=1), "all"
-        ).mask, prompt.valid
+        ).mask.dense(), prompt.valid
 
     seen, valid = mask(twin.parameters, twin.batch.observation)
     length, num_slots = valid.shape[1], 30

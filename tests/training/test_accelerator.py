@@ -1,5 +1,7 @@
 """The backend is chosen only where nothing was asked for; processes join where JAX can find the others."""
 
+import os
+import socket
 import subprocess
 import sys
 
@@ -61,6 +63,36 @@ NAMED = {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:99", "JAX_NUM_PROCESSES": "4", "JA
 )
 def test_a_process_joins_others_where_they_are_named_or_on_every_tpu_host(environment, has_tpu_files, told):
     assert accelerator.cluster(environment, has_tpu_files=has_tpu_files) == told
+
+
+JOINS = """
+import jax
+from vla_jax import accelerator
+accelerator.choose_platform()
+accelerator.join_processes()
+print(jax.process_index(), jax.process_count(), jax.device_count())
+"""
+
+
+def test_tasks_of_slurm_find_one_another_one_a_node_with_all_of_its_devices():
+    """As the launch file starts them: by themselves JAX would give each task one device."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
+    slurm |= {"JAX_COORDINATOR_PORT": port, "JAX_LOCAL_DEVICE_IDS": "0,1"}
+    slurm |= {"XLA_FLAGS": f"{one_device()['XLA_FLAGS']} --xla_force_host_platform_device_count=2"}
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOINS],
+            cwd=ROOT,
+            env=os.environ | slurm | {"SLURM_PROCID": task},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for task in ("0", "1")
+    ]
+    assert [task.communicate(timeout=240)[0].split() for task in tasks] == [["0", "2", "4"], ["1", "2", "4"]]
 
 
 def test_a_cluster_that_jax_cannot_find_is_one_message(monkeypatch):

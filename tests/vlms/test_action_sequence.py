@@ -61,7 +61,7 @@ def test_padding_between_the_words_and_the_turn_s_end_takes_no_position(model, p
 
 def test_the_prompt_is_causal_and_action_tokens_see_everything_that_is_valid(model, picture):
     found = _sequence(model, picture, is_there=(True, False))
-    mask, valid = np.asarray(found.mask), np.asarray(found.inputs.valid)
+    mask, valid = np.asarray(found.mask.dense()), np.asarray(found.inputs.valid)
     assert not valid[0, 11]
     assert not valid[1, 3:7].any(), "a missing picture's places"
     prompt = np.tril(np.ones((15, 15), bool)) & valid[:, None, :15] | np.eye(15, dtype=bool)
@@ -71,7 +71,7 @@ def test_the_prompt_is_causal_and_action_tokens_see_everything_that_is_valid(mod
 
 
 def test_action_tokens_may_be_causal_as_in_the_published_code(model, picture):
-    mask = _sequence(model, picture, dataclasses.replace(CONFIG, bidirectional=False)).mask
+    mask = _sequence(model, picture, dataclasses.replace(CONFIG, bidirectional=False)).mask.dense()
     assert not mask[:, -2, -1].any()
     assert mask[:, -1, -2].all()
 
@@ -82,7 +82,7 @@ def test_the_id_of_pictures_among_the_words_is_padding_and_a_state_stands_before
     assert jnp.isfinite(found.inputs.embeddings).all()
     assert not found.inputs.valid[0, 9]
     assert (found.inputs.embeddings[:, -3] == 0.5).all()
-    assert not found.mask[:, -3, -2:].any(), "the state is part of the prompt"
+    assert not found.mask.dense()[:, -3, -2:].any(), "the state is part of the prompt"
 
 
 @pytest.mark.parametrize(

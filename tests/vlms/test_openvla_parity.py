@@ -144,7 +144,7 @@ def test_a_picture_before_the_first_token_fails(ours, theirs):
 def test_a_picture_that_all_its_tokens_see_fails(ours, theirs):
     def wrong(prompt):
         count = prompt.embeddings.shape[1] - 9
-        return prompt._replace(mask=prompt.mask.at[:, 1 : count + 1, 1 : count + 1].set(True))
+        return prompt._replace(mask=prompt.mask.dense().at[:, 1 : count + 1, 1 : count + 1].set(True))
 
     assert error(ours, theirs, change=wrong) > 100 * BAR
 

@@ -18,7 +18,7 @@ from data_pipelines.command_line import add_cache, add_directory, add_jobs, posi
 from data_pipelines.discovery import find_dataset
 from data_pipelines.index.dataset_directory import read_directory
 from data_pipelines.index.sidecar import open_index
-from vla_jax import pretrained
+from vla_jax import accelerator, pretrained
 from vla_jax.convert.imported_folder import is_imported, open_imported
 from vla_jax.convert.load import load_pretrained
 from vla_jax.convert.safetensors_folder import read_json
@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    accelerator.choose_platform()
     directory = read_directory(options.directory)
     spec = find_dataset(directory.name).spec
     selection = Selection(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Selection)})

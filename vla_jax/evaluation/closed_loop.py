@@ -25,11 +25,10 @@ from vla_jax.environments.pool import Act, Answer, EnvironmentPool, Reset
 from vla_jax.evaluation import film
 from vla_jax.evaluation.trials import Trial, summarize
 from vla_jax.inference.execution import Execution, ExecutionConfig
-from vla_jax.inference.history import History, gather
-from vla_jax.inference.step_cache import StepCache, StepReader, one_step
+from vla_jax.inference.fleet import Fleet
 from vla_jax.run_directory import new_folder
 from vla_jax.trained_policy import TrainedPolicy
-from vla_jax.types import InputError, Observation
+from vla_jax.types import InputError
 
 Probe = Literal["none", "black_images", "shuffled_instructions"]
 """What is taken from the policy, to see what its success rests on."""
@@ -79,11 +78,10 @@ class ClosedLoopConfig:
 class Robot:
     """One environment of the pool, in the middle of a trial."""
 
+    number: int
     trial: Trial
-    history: History
     execution: Execution
     observed: Observed
-    cache: StepCache
 
 
 def evaluate(policy: TrainedPolicy, config: ClosedLoopConfig, out: Path, *, num_strips: int = 3) -> dict[str, Any]:
@@ -137,7 +135,7 @@ def run(policy: TrainedPolicy, config: ClosedLoopConfig, embodiment: str, trials
                     yield trial
                 else:
                     trial.instruction = instructions.get(starts[number], answer.observed.instruction)
-                    running[number] = driver.robot(trial, answer.observed)
+                    running[number] = driver.robot(number, trial, answer.observed)
             for number, answer in pool.send(driver.act(running)).items():
                 trial = running[number].trial
                 if _is_over(trial, answer, spec.max_steps[config.suite]):
@@ -155,23 +153,17 @@ def _is_over(trial: Trial, answer: Answer, max_steps: int) -> bool:
 
 
 class Driver:
-    """From what robots sense to their next targets, all of them in one call of the policy.
-
-    A policy that reads each step by itself reads it once, when the robot has sensed it; others read whole windows.
-    """
+    """From what robots sense to their next targets, all of them in one call of the policy."""
 
     def __init__(self, policy: TrainedPolicy, dataset: str, config: ClosedLoopConfig):
         self._policy, self._dataset, self._config = policy, dataset, config
-        self._requirements = policy.config.policy.data_requirements()
-        self._space = find_action_space(self._requirements.action_space.form)
-        self._reader = policy.reader
-        self._read = self._requirements if self._reader is None else one_step(self._requirements)
-        self._texts: dict[str, np.ndarray] = {}
-        self._is_warm = False
+        self._space = find_action_space(policy.config.policy.action_space.form)
+        self._fleet = Fleet(policy.reader, config.batch_size)
 
-    def robot(self, trial: Trial, observed: Observed) -> Robot:
-        history, cache = History(self._read), StepCache(self._requirements)
-        robot = Robot(trial, history, self._config.execution.build(), observed, cache)
+    def robot(self, number: int, trial: Trial, observed: Observed) -> Robot:
+        """At the start of a trial. Args: number: its place, below `batch_size`."""
+        self._fleet.start(number, *self._policy.tokenizer([trial.instruction]))
+        robot = Robot(number, trial, self._config.execution.build(), observed)
         self.observe(robot, observed)
         return robot
 
@@ -183,48 +175,19 @@ class Driver:
         images = observed.images
         if self._config.probe == "black_images":
             images = {slot: np.zeros_like(picture) for slot, picture in images.items()}
-        robot.history.add(images, proprio)
+        self._fleet.sense(robot.number, images, proprio)
 
     def act(self, robots: dict[int, Robot]) -> dict[int, Act]:
-        started = time.perf_counter()
-        if self._reader is not None:
-            self._read_steps(self._reader, list(robots.values()))
         planning = [robot for robot in robots.values() if robot.execution.needs_plan]
+        started = time.perf_counter()
+        chunks = self._fleet.act([robot.number for robot in planning])
         if planning:
-            if not self._is_warm:
-                self._plan(planning)
-                self._is_warm = True
-                started = time.perf_counter()
-            chunks = self._policy.normalizer("action", self._dataset).inverse(self._plan(planning))
+            chunks = self._policy.normalizer("action", self._dataset).inverse(chunks)
             milliseconds = 1e3 * (time.perf_counter() - started)
             for robot, chunk in zip(planning, chunks):
                 robot.trial.latency_ms.append(milliseconds)
                 robot.execution.add(*self._space.absolute(chunk, robot.observed.pose))
         return {number: Act(*robot.execution.next_target()) for number, robot in robots.items()}
-
-    def _plan(self, robots: list[Robot]) -> np.ndarray:
-        """Normalised chunks, with rows of no robot at the end."""
-        if self._reader is None:
-            return self._policy.act(self._observation(robots))
-        windows, masks = map(np.stack, zip(*(robot.cache.window() for robot in robots)))
-        missing = self._config.batch_size - len(robots)
-        return self._reader.act(np.pad(windows, ((0, missing), (0, 0), (0, 0))), np.pad(masks, ((0, missing), (0, 0))))
-
-    def _read_steps(self, reader: StepReader, robots: list[Robot]) -> None:
-        """What each robot has just sensed, into its cache."""
-        if not robots:
-            return
-        for instruction in {robot.trial.instruction for robot in robots} - self._texts.keys():
-            self._texts[instruction] = reader.instruction(*self._policy.tokenizer([instruction]))[0]
-        texts = [self._texts[robot.trial.instruction] for robot in robots]
-        texts += [np.zeros_like(texts[0])] * (self._config.batch_size - len(robots))
-        tokens = reader.tokens(self._observation(robots), np.stack(texts))
-        for robot, token in zip(robots, tokens):
-            robot.cache.add(token)
-
-    def _observation(self, robots: list[Robot]) -> Observation:
-        tokens = self._policy.tokenizer([robot.trial.instruction for robot in robots])
-        return gather([robot.history for robot in robots], tokens, self._read, self._config.batch_size)
 
 
 def _embodiments(policy: TrainedPolicy, config: ClosedLoopConfig) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from vla_jax.nn.mlp import Activation, MlpConfig
 from vla_jax.nn.norms import LayerNormConfig, layer_norm
 from vla_jax.nn.rotary import Rotation
 from vla_jax.nn.stack import StackConfig
-from vla_jax.types import InputError
+from vla_jax.types import InputError, Mask
 
 
 class Pooling(nnx.Module):
@@ -107,7 +107,7 @@ class NormedBlock(Block):
         x: Float[Array, "b n d"],
         memory: Float[Array, "b k e"] | None = None,
         *,
-        mask: Bool[Array, "..."] | None = None,
+        mask: Mask | None = None,
         rotation: Rotation | None = None,
         key: Key[Array, ""] | None = None,
         extra: KeyValue | None = None,

@@ -214,7 +214,8 @@ class SharedAttention(nnx.Module):
         bias = jnp.broadcast_to(bias, (*own.query.shape[:1], own.query.shape[2], *mask.shape[1:]))
         key = jnp.concatenate([extra.key.astype(own.key.dtype), own.key], axis=1)
         value = jnp.concatenate([extra.value.astype(own.value.dtype), own.value], axis=1)
-        return block.finish(x, block.attention.out(_flat(attend(own.query, key, value, mask, bias))))
+        attended = attend(own.query, key, value, mask, bias, block.attention.config.soft_cap)
+        return block.finish(x, block.attention.out(_flat(attended)))
 
 
 def shared_mask(
@@ -246,7 +247,8 @@ def _literal(
     query = aligner.queries(found.query, block.attention, rotation)
     key, value = aligner.key_value(KeyValue(found.key, found.value), block.attention, rotation)
     assert aligner.out is not None
-    return partner.attention.out(aligner.out(_flat(attend(query, key, value, mask))))
+    attended = attend(query, key, value, mask, soft_cap=block.attention.config.soft_cap)
+    return partner.attention.out(aligner.out(_flat(attended)))
 
 
 def _rotated(found: Projections, rotation: Rotation | None) -> Projections:

@@ -10,12 +10,13 @@ the same places; what teacher forcing reads is therefore what decoding reads.
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from vla_jax.language.decoder import Decoder
 from vla_jax.language.generation import Prompt
 from vla_jax.nn import masks
 from vla_jax.nn.rotary import Rotation
+from vla_jax.types import SelfMask
 
 Attention = Literal["causal", "all"]
 """`all`: every token sees every valid one, the prompt's the further ones too (OpenVLA-OFT)."""
@@ -23,7 +24,7 @@ Attention = Literal["causal", "all"]
 
 class Continuation(NamedTuple):
     embeddings: Float[Array, "b s d"]
-    mask: Bool[Array, "b s s"]
+    mask: SelfMask
     rotation: Rotation
 
 

@@ -7,7 +7,7 @@ How it is used; nothing about a mask or a position is assumed:
 
     x = decoder.embed(ids)                                   # or embeddings of pictures among those of tokens
     rotation = decoder.rotation(positions)                   # or `nn.rotary.multimodal_rotation(...)`
-    out = decoder.hidden(x, mask=mask, rotation=rotation)    # mask [q, k] or [b, q, k], e.g. `masks.causal(n)`
+    out = decoder.hidden(x, mask=mask, rotation=rotation)    # e.g. `masks.causal_over_valid(valid)`
     logits = decoder.logits(out.tokens[:, -1])               # only where logits are wanted
 
 `hidden` runs a range of layers (`span=(0, 3)`, then `span=(3, None)` on its result: equal to one go), reads further
@@ -30,6 +30,7 @@ from vla_jax.nn.mlp import Activation, GatedMlpConfig
 from vla_jax.nn.norms import RmsNormConfig
 from vla_jax.nn.rotary import Rotation, text_rotation
 from vla_jax.nn.stack import NO_TAPS, WHOLE, Remat, Span, StackConfig, StackOutput, Taps
+from vla_jax.types import Mask
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ class Decoder(nnx.Module):
         self,
         x: Float[Array, "b n d"],
         *,
-        mask: Bool[Array, "..."] | None,
+        mask: Mask | None,
         rotation: Rotation,
         taps: Taps = NO_TAPS,
         extra: KeyValue | None = None,
@@ -106,7 +107,7 @@ class Decoder(nnx.Module):
     ) -> StackOutput:
         """Runs the layers of `span`; `tokens` are normed where it reaches the last, `layers` never are.
 
-        `mask` is [q, k] or [b, q, k], True = may attend; None: all to all. `taps` name layers counted over the whole
+        `mask` None: all to all. `taps` name layers counted over the whole
         stack. `extra` are further keys, rotated already, and values of each layer of `span`, [l, b, k, g, f]; their
         columns stand first in `mask`. `additions` go to the outputs of the first l layers of `span`; `layers` has them.
         """
@@ -115,7 +116,7 @@ class Decoder(nnx.Module):
         return out._replace(tokens=self.final_norm(out.tokens)) if reaches_end else out
 
     def hidden_states(
-        self, x: Float[Array, "b n d"], *, mask: Bool[Array, "..."] | None, rotation: Rotation
+        self, x: Float[Array, "b n d"], *, mask: Mask | None, rotation: Rotation
     ) -> Float[Array, "l b n d"]:
         """The input, each layer's output, the last one normed: num_layers + 1, as transformers has them."""
         out = self.hidden(x, mask=mask, rotation=rotation, taps=Taps(range(self.config.num_layers - 1)))

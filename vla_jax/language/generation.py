@@ -22,7 +22,7 @@ from vla_jax.nn import masks
 from vla_jax.nn.attention import KeyValue
 from vla_jax.nn.rotary import Rotation
 from vla_jax.nn.stack import Taps
-from vla_jax.types import InputError
+from vla_jax.types import InputError, Mask
 
 NO_TOKEN = -1
 
@@ -49,7 +49,7 @@ class Prompt(NamedTuple):
     embeddings: Float[Array, "b n d"]
     valid: Bool[Array, "b n"]
     """False: padding, on either side."""
-    mask: Bool[Array, "b n n"]
+    mask: Mask
     rotation: Rotation
     next_position: Int[Array, "b"]
     """Of the first new token; those after it count on."""

@@ -12,12 +12,13 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
+from vla_jax.nn import attention_kernels
 from vla_jax.nn.linear import linear
 from vla_jax.nn.norms import NormConfig
 from vla_jax.nn.rotary import Rotation, rotate
-from vla_jax.types import InputError
+from vla_jax.types import InputError, Mask, SelfMask
 
 Projection = Literal["query", "key", "value", "out"]
 ALL_PROJECTIONS: tuple[Projection, ...] = ("query", "key", "value", "out")
@@ -42,28 +43,26 @@ def attend(
     query: Float[Array, "b q h f"],
     key: Float[Array, "b k g f"],
     value: Float[Array, "b k g f"],
-    mask: Bool[Array, "..."] | None = None,
+    mask: Mask | None = None,
     bias: Float[Array, "b h q k"] | None = None,
+    soft_cap: float | None = None,
 ) -> Float[Array, "b q h f"]:
-    """softmax(query key^T / sqrt(f) + bias) value, the softmax in float32. `mask` is [q, k] or [b, q, k].
+    """softmax(query key^T / sqrt(f) + bias) value, the softmax in float32, by one of `attention_kernels`.
 
-    A row that may attend to nothing gives the mean of all values: rows of padding, which nobody reads.
+    A row that may attend to nothing gives what nobody may read: rows of padding.
+
+    Args: soft_cap: scores s become cap tanh(s / cap), before the bias.
     """
-    (batch, _, heads, width), groups = query.shape, key.shape[2]
-    # Heads stand in front, and rows are divided by their sums after the second product: half the time on a CPU.
-    rows = query.reshape(batch, -1, groups, heads // groups, width).swapaxes(1, 2).reshape(batch, groups, -1, width)
-    scores = jnp.matmul(rows, key.transpose(0, 2, 3, 1), preferred_element_type=jnp.float32) * width**-0.5
-    scores = scores.reshape(batch, groups, -1, heads // groups, scores.shape[-1])
-    if bias is not None:
-        scores = scores + bias.reshape(batch, groups, -1, *bias.shape[2:]).swapaxes(2, 3)
-    if mask is not None:
-        mask = mask[:, None] if mask.ndim == 2 else mask[:, None, :, None]
-        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    weights = weights.reshape(*rows.shape[:-1], -1)
-    attended = jnp.matmul(weights.astype(value.dtype), value.swapaxes(1, 2), preferred_element_type=jnp.float32)
-    attended = (attended / weights.sum(axis=-1, keepdims=True)).astype(value.dtype)
-    return attended.reshape(batch, groups, -1, heads // groups, width).swapaxes(1, 2).reshape(query.shape)
+    kernels = attention_kernels.active()
+    kernel = attention_kernels.chosen(kernels, attention_kernels.call(query, key, mask, bias, soft_cap))
+    if kernel == "splash" and kernels is not None and not isinstance(mask, jax.Array):
+        from vla_jax.nn.splash import attend_by_splash  # half a second, which other platforms need not spend
+
+        return attend_by_splash(query, key, value, mask, soft_cap, kernels)
+    dense = mask.dense() if isinstance(mask, SelfMask) else mask
+    if kernel == "cudnn":
+        return attention_kernels.cudnn(query, key, value, dense)
+    return attention_kernels.xla(query, key, value, dense, bias, soft_cap)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,6 +79,8 @@ class AttentionConfig:
     """The projections that have one."""
     head_norm: NormConfig | None = None
     """Of queries and keys, over the head width, before they are rotated (Qwen3)."""
+    soft_cap: float | None = None
+    """Scores s become cap tanh(s / cap) (Gemma 2)."""
 
     def __post_init__(self):
         if self.head_width is None and self.width % self.num_heads:
@@ -124,7 +125,7 @@ class Attention(nnx.Module):
         x: Float[Array, "b q d"],
         memory: Float[Array, "b k e"] | None = None,
         *,
-        mask: Bool[Array, "..."] | None = None,
+        mask: Mask | None = None,
         rotation: Rotation | None = None,
         scores: Literal["qk", "qq"] = "qk",
     ) -> Float[Array, "b q d"]:
@@ -154,15 +155,16 @@ class Attention(nnx.Module):
         self,
         projections: Projections,
         *,
-        mask: Bool[Array, "..."] | None = None,
+        mask: Mask | None = None,
         extra: KeyValue | None = None,
     ) -> Float[Array, "b q d"]:
         """Attends and projects. `extra` keys and values stand before the layer's own; `mask` has their columns too."""
         query, key, value = projections
         if extra is not None:
+            assert not isinstance(mask, SelfMask), "it knows no columns of extra keys"
             join = functools.partial(jnp.concatenate, axis=1)
             key, value = join([extra.key.astype(key.dtype), key]), join([extra.value.astype(value.dtype), value])
-        attended = attend(query, key, value, mask)
+        attended = attend(query, key, value, mask, soft_cap=self.config.soft_cap)
         return self.out(attended.reshape(*attended.shape[:-2], -1))
 
     def _heads(self, x: Float[Array, "b k d"]) -> Float[Array, "b k h f"]:

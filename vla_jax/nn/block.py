@@ -10,13 +10,14 @@ from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
 from vla_jax.nn import dropout
 from vla_jax.nn.attention import AttentionConfig, KeyValue, Projections
 from vla_jax.nn.mlp import Activation, GatedMlpConfig, MlpConfig
 from vla_jax.nn.norms import LayerNormConfig, NormConfig
 from vla_jax.nn.rotary import Rotation
+from vla_jax.types import Mask
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ class Block(nnx.Module):
         x: Float[Array, "b n d"],
         memory: Float[Array, "b k e"] | None = None,
         *,
-        mask: Bool[Array, "..."] | None = None,
+        mask: Mask | None = None,
         rotation: Rotation | None = None,
         key: Key[Array, ""] | None = None,
         extra: KeyValue | None = None,
@@ -113,7 +114,7 @@ class Block(nnx.Module):
         x: Float[Array, "b n d"],
         memory: Float[Array, "b k e"] | None = None,
         *,
-        mask: Bool[Array, "..."] | None = None,
+        mask: Mask | None = None,
         rotation: Rotation | None = None,
         scores: Literal["qk", "qq"] = "qk",
     ) -> Float[Array, "b n d"]:

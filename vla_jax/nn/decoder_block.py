@@ -6,12 +6,13 @@ Axes: b batch, n queries, k memory tokens, d width, e memory width. Source: Vasw
 import dataclasses
 
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
 from vla_jax.nn import dropout
 from vla_jax.nn.attention import AttentionConfig, KeyValue
 from vla_jax.nn.block import Block, BlockConfig
 from vla_jax.nn.rotary import Rotation
+from vla_jax.types import Mask
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class DecoderBlock(Block):
         x: Float[Array, "b n d"],
         memory: Float[Array, "b k e"] | None = None,
         *,
-        mask: Bool[Array, "..."] | None = None,
+        mask: Mask | None = None,
         rotation: Rotation | None = None,
         key: Key[Array, ""] | None = None,
         extra: KeyValue | None = None,

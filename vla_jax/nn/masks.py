@@ -4,20 +4,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
+from vla_jax.types import SelfMask
+
 
 def causal(length: int) -> Bool[Array, "q k"]:
     return jnp.tril(jnp.ones((length, length), bool))
 
 
-def causal_over_valid(valid: Bool[Array, "b t"]) -> Bool[Array, "b t t"]:
-    """Causal over valid positions; each position may see itself, so that no row is empty."""
+def causal_over_valid(valid: Bool[Array, "b t"], num_seeing_all: int = 0) -> SelfMask:
+    """Causal over valid positions. Args: num_seeing_all: positions at the end that see later valid ones, too."""
     length = valid.shape[-1]
-    return (causal(length) & valid[:, None, :]) | jnp.eye(length, dtype=bool)
+    num_causal = length - num_seeing_all
+    return SelfMask(valid, (*range(1, num_causal + 1), *[length] * num_seeing_all))
 
 
-def all_over_valid(valid: Bool[Array, "b t"]) -> Bool[Array, "b t t"]:
-    """To all valid positions, later ones too; each position may see itself, so that no row is empty."""
-    return valid[:, None, :] | jnp.eye(valid.shape[-1], dtype=bool)
+def all_over_valid(valid: Bool[Array, "b t"]) -> SelfMask:
+    """To all valid positions, later ones too."""
+    return causal_over_valid(valid, valid.shape[-1])
 
 
 def step_blocks(num_prefix: int, num_observation: int, num_readouts: int, num_steps: int) -> Bool[np.ndarray, "t t"]:

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from vla_jax.nn.attention import KeyValue, Projections
 from vla_jax.nn.block import Block, BlockConfig
 from vla_jax.nn.rotary import Rotation
-from vla_jax.types import InputError
+from vla_jax.types import InputError, Mask
 
 Remat = Literal["none", "dots", "narrow", "full"]
 """What a layer's backward pass finds there, from most memory to most recomputation. All keep the layer's input.
@@ -89,7 +89,7 @@ class Stack(nnx.Module):
         x: Float[Array, "b n d"],
         memory: Float[Array, "b k e"] | None = None,
         *,
-        mask: Bool[Array, "..."] | None = None,
+        mask: Mask | None = None,
         rotation: Rotation | None = None,
         key: Key[Array, ""] | None = None,
         extra: KeyValue | None = None,
@@ -111,7 +111,7 @@ class Stack(nnx.Module):
         x: Float[Array, "b n d"],
         taps: Taps,
         *,
-        mask: Bool[Array, "..."] | None = None,
+        mask: Mask | None = None,
         rotation: Rotation | None = None,
         extra: KeyValue | None = None,
         additions: Float[Array, "m b n d"] | None = None,

@@ -237,11 +237,16 @@ PRESETS: dict[str, Callable[[ActionSpace], DeepvisionVlaConfig]] = {
 
 
 def deepvision_vla_scratch(
-    action_space: ActionSpace, *, image_size: int = 64, width: int = 64, num_layers: int = 4
+    action_space: ActionSpace,
+    *,
+    image_size: int = 64,
+    width: int = 64,
+    num_layers: int = 4,
+    expert_patch_size: int = 8,
 ) -> DeepvisionVlaConfig:
     """The same wiring with a small tower, text model and expert that train from nothing, in minutes on a CPU.
 
-    Differs from the paper's: patches of 8 pixels; proprio is read; the expert's pictures are no larger.
+    Differs from the paper's: patches of 8 pixels in the tower; proprio is read; the expert's pictures are no larger.
     """
     half = num_layers // 2
     expert = Dinov3Config(
@@ -249,7 +254,7 @@ def deepvision_vla_scratch(
         num_layers=num_layers,
         num_heads=width // 16,
         mlp_width=2 * width,
-        patch_size=8,
+        patch_size=expert_patch_size,
         image_size=image_size,
         remat="none",
     )

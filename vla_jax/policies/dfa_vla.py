@@ -508,21 +508,28 @@ MODELS = (dfa_model1, dfa_model2, dfa_model3, dfa_model4, dfa_vla)
 
 
 def dfa_vla_scratch(
-    action_space: ActionSpace, model: int = 5, *, image_size: int = 64, width: int = 64, num_layers: int = 4
+    action_space: ActionSpace,
+    model: int = 5,
+    *,
+    image_size: int = 64,
+    patch_size: int = 8,
+    width: int = 64,
+    num_layers: int = 4,
 ) -> DfaVlaConfig:
     """Any of Models 1 to 5 with parts that train from nothing, in minutes on a CPU. Not an experiment of the paper.
 
-    Differs from it: one frame; a small ViT of 8-pixel patches; a small Llama with the built-in tokenizer's words, of
-    which two blocks come before the choice; squares of a grid for boxes; 16 tokens chosen; proprio is read, for targets
-    are relative to the gripper; relu in the ViT, which a CPU computes faster than gelu.
+    Differs from it: one frame; a small ViT; a small Llama with the built-in tokenizer's words, of which two blocks come
+    before the choice; squares of a grid for boxes; a quarter as many tokens chosen as there are patches, at least 8;
+    proprio is read, for targets are relative to the gripper; relu in the ViT, which a CPU computes faster than gelu.
     """
     published = MODELS[model - 1](action_space)
+    chosen = max(8, (image_size // patch_size) ** 2 // 4)
     vit = VitConfig(
         width=width,
         num_layers=2,
         num_heads=2,
         mlp_width=2 * width,
-        patch_size=8,
+        patch_size=patch_size,
         image_size=image_size,
         activation="relu",
         remat="none",
@@ -539,7 +546,7 @@ def dfa_vla_scratch(
         text_length=16,
         boxes=None if published.boxes is None else BoxRequirement(count=9, missing="grid"),
         mvsm=MvsmConfig(roi_size=2),
-        dfaf=None if published.dfaf is None else dataclasses.replace(published.dfaf, num_selected=16),
+        dfaf=None if published.dfaf is None else dataclasses.replace(published.dfaf, num_selected=chosen),
         elementwise=None if published.elementwise is None else ElementwiseConfig(width=2 * width),
         contrast=None if published.contrast is None else ContrastConfig(positive="in_batch"),
         prefix_layers=2,

@@ -16,7 +16,7 @@ import dataclasses
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from vla_jax.actions.diffusion import DiffusionConfig
 from vla_jax.actions.unet_denoiser import UnetDenoiserConfig
@@ -109,23 +109,32 @@ class DiffusionPolicy(Policy):
         context = self.context(batch.observation)
         return self.head.loss(context, batch.action[:, -1:], batch.action_mask[:, -1:], key=key)
 
-    def act(self, observation: Observation, *, key: Key[Array, ""] | None = None) -> Float[Array, "b h a"]:
-        """Without a key the chunk that begins at no noise at all."""
-        return self.head.sample(self.context(observation), key=key)[:, 0]
+    def act(
+        self,
+        observation: Observation,
+        *,
+        key: Key[Array, ""] | None = None,
+        text: Float[Array, "b e"] | None = None,
+    ) -> Float[Array, "b h a"]:
+        """Without a key the chunk that begins at no noise at all. Args: text: as `read_instruction` gives it."""
+        return self.head.sample(self.context(observation, text), key=key)[:, 0]
 
     def stages(self, observation: Observation) -> dict[str, Array]:
-        stages = {} if self.clip is None else {"sentence": self.sentence(observation)}
+        text = self.read_instruction(observation.instruction_tokens, observation.instruction_mask)
+        stages = {} if self.clip is None else {"sentence": text}
         for slot in self.config.cameras:
-            stages[f"camera_feature/{slot}"] = self.camera_feature(observation, slot)
+            stages[f"camera_feature/{slot}"] = self.camera_feature(observation, slot, text)
         context = self.context(observation)
         assert context.queries is not None
         return stages | {"condition": context.queries, "actions": self.head.sample(context, key=None)}
 
-    def context(self, observation: Observation) -> PolicyContext:
+    def context(self, observation: Observation, text: Float[Array, "b e"] | None = None) -> PolicyContext:
         """All of the window as one condition."""
         mask = observation.timestep_mask
+        if text is None:
+            text = self.read_instruction(observation.instruction_tokens, observation.instruction_mask)
         parts = [
-            self.camera_feature(observation, slot) * (observation.image_masks[slot] & mask)[..., None]
+            self.camera_feature(observation, slot, text) * (observation.image_masks[slot] & mask)[..., None]
             for slot in self.config.cameras
         ]
         parts.append((observation.proprio * mask[..., None]).astype(parts[0].dtype))
@@ -134,18 +143,18 @@ class DiffusionPolicy(Policy):
         steps = jnp.pad(steps, ((0, 0), (missing, 0), (0, 0)))
         return PolicyContext(queries=steps.reshape(len(steps), 1, -1))
 
-    def camera_feature(self, observation: Observation, slot: str) -> Float[Array, "b w e"]:
+    def camera_feature(self, observation: Observation, slot: str, text: Float[Array, "b e"]) -> Float[Array, "b w e"]:
         images = observation.images[slot]
         pictures, condition = images.reshape(-1, *images.shape[2:]), None
         if self.clip is not None:
-            condition = jnp.repeat(self.sentence(observation), images.shape[1], axis=0)
+            condition = jnp.repeat(text, images.shape[1], axis=0)
         return self.resnets[slot](pictures, condition).reshape(*images.shape[:2], -1)
 
-    def sentence(self, observation: Observation) -> Float[Array, "b e"]:
-        """Zero where there is none."""
-        assert self.clip is not None
-        mask = observation.instruction_mask
-        return self.clip.text_embedding(observation.instruction_tokens, mask) * mask.any(axis=1)[:, None]
+    def read_instruction(self, ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Float[Array, "b e"]:
+        """The sentence; zero where there is none, and of no width where the policy reads no words."""
+        if self.clip is None:
+            return jnp.zeros((len(ids), 0))
+        return self.clip.text_embedding(ids, mask) * mask.any(axis=1)[:, None]
 
 
 def diffusion_policy(action_space: ActionSpace) -> DiffusionPolicyConfig:

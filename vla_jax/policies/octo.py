@@ -14,7 +14,7 @@ import dataclasses
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from vla_jax.actions.diffusion import DiffusionConfig
 from vla_jax.actions.residual_denoiser import ResidualDenoiserConfig
@@ -153,9 +153,15 @@ class Octo(Policy):
         context = self.context(batch.observation, key=context_key)
         return self.head.loss(context, batch.action, batch.action_mask, key=head_key)
 
-    def act(self, observation: Observation, *, key: Key[Array, ""] | None = None) -> Float[Array, "b h a"]:
-        """Without a key the chunk that begins at no noise at all."""
-        context = self.context(observation, key=None)
+    def act(
+        self,
+        observation: Observation,
+        *,
+        key: Key[Array, ""] | None = None,
+        text: Float[Array, "b t d"] | None = None,
+    ) -> Float[Array, "b h a"]:
+        """Without a key the chunk that begins at no noise at all. Args: text: as `read_instruction` gives it."""
+        context = self.context(observation, key=None, text=text)
         assert context.queries is not None
         steps = jnp.arange(observation.timestep_mask.shape[1])
         last = jnp.where(observation.timestep_mask, steps, 0).max(axis=1)
@@ -163,26 +169,29 @@ class Octo(Policy):
         return self.head.sample(PolicyContext(queries=query), key=key)[:, 0]
 
     def stages(self, observation: Observation) -> dict[str, Array]:
-        stages = {"text_tokens": self.text_tokens(observation)}
+        stages = {"text_tokens": self.read_instruction(observation.instruction_tokens, observation.instruction_mask)}
         for slot in self.config.cameras:
             stages[f"picture_tokens/{slot}"] = self.picture_tokens(observation, slot)
         context = self.context(observation, key=None)
         assert context.queries is not None
         return stages | {"readouts": context.queries, "actions": self.head.sample(context, key=None)}
 
-    def context(self, observation: Observation, *, key: Key[Array, ""] | None) -> PolicyContext:
+    def context(
+        self, observation: Observation, *, key: Key[Array, ""] | None, text: Float[Array, "b t d"] | None = None
+    ) -> PolicyContext:
         """One read-out a window step."""
-        sequence, mask = self.sequence(observation), self.mask(observation)
+        sequence, mask = self.sequence(observation, text), self.mask(observation)
         window, num_readouts = observation.timestep_mask.shape[1], self.config.num_readouts
         x = self.trunk_norm(self.trunk(sequence, mask=mask, key=key))
         steps = x[:, self.config.text_length :].reshape(len(x), window, -1, x.shape[-1])
         readouts = steps[:, :, -num_readouts:].mean(axis=2)
         return PolicyContext(queries=readouts, timestep_mask=observation.timestep_mask)
 
-    def sequence(self, observation: Observation) -> Float[Array, "b s d"]:
+    def sequence(self, observation: Observation, text: Float[Array, "b t d"] | None = None) -> Float[Array, "b s d"]:
         """The sentence; then each step's pictures, the sentence again, read-outs."""
         window = observation.timestep_mask.shape[1]
-        text = self.text_tokens(observation)
+        if text is None:
+            text = self.read_instruction(observation.instruction_tokens, observation.instruction_mask)
         groups = [self.picture_tokens(observation, slot) for slot in self.config.cameras]
         if self.config.repeats_text:
             groups.append(jnp.repeat(text[:, None], window, axis=1))
@@ -208,8 +217,8 @@ class Octo(Policy):
         blocks = jnp.asarray(masks.step_blocks(words.shape[1], num_observation, config.num_readouts, steps.shape[1]))
         return (blocks & everything[:, None]) | jnp.eye(len(blocks), dtype=bool)
 
-    def text_tokens(self, observation: Observation) -> Float[Array, "b t d"]:
-        text = self.clip.text_tokens(observation.instruction_tokens, observation.instruction_mask)
+    def read_instruction(self, ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Float[Array, "b t d"]:
+        text = self.clip.text_tokens(ids, mask)
         return self.text_projection(text) + self.text_positions[...].astype(text.dtype)
 
     def picture_tokens(self, observation: Observation, slot: str) -> Float[Array, "b w n d"]:

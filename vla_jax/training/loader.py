@@ -5,7 +5,6 @@ Axes: b batch: the rows that this process reads on the host, the global batch on
 
 import queue
 import threading
-import time
 from collections.abc import Iterator
 
 import jax
@@ -32,8 +31,6 @@ class Loader:
         self._ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=depth)
         self._stopping = threading.Event()
         self._error: BaseException | None = None
-        self.wait_seconds = 0.0
-        """Time that the consumer has waited so far."""
         self._thread = threading.Thread(target=self._fill, name="loader", daemon=True)
         self._thread.start()
 
@@ -43,9 +40,7 @@ class Loader:
     def __next__(self) -> Batch:
         if self._error is not None:
             raise self._error
-        started = time.perf_counter()
         batch = self._ready.get()
-        self.wait_seconds += time.perf_counter() - started
         if isinstance(batch, BaseException):
             self._error = batch
             raise batch

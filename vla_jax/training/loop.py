@@ -3,7 +3,8 @@
 A step costs the host one jitted call. At most `_STEPS_IN_FLIGHT` steps are dispatched and unfinished, so the
 wait for data that is logged is time in which the devices run dry, give or take those steps. Metrics come to the
 host only at steps that are logged or saved; there a loss or gradient that was not finite at any step since
-stops the run before anything is written, and the last good checkpoint stays what it is.
+stops the run before anything is written, and the last good checkpoint stays what it is. What the time goes to is
+kept by `goodput`, whose time stamps the watchdog looks at.
 """
 
 import collections
@@ -23,12 +24,15 @@ from vla_jax import sharding
 from vla_jax.run_directory import RunDirectory
 from vla_jax.training import provenance
 from vla_jax.training.checkpoint import Checkpoints, restore_frozen, save_frozen
+from vla_jax.training.goodput import Goodput, Phase
 from vla_jax.training.loader import Loader
-from vla_jax.training.metrics import MetricsLog, open_mirrors, step_line
+from vla_jax.training.metrics import Line, MetricsLog, open_mirrors, read_lines, step_line
 from vla_jax.training.preemption import Preemption
+from vla_jax.training.profile import Profile
 from vla_jax.training.program import Program
 from vla_jax.training.state import TrainState
 from vla_jax.training.step import Metrics
+from vla_jax.training.watchdog import Watchdog
 from vla_jax.types import Batch, Parameters
 
 log = logging.getLogger(__name__)
@@ -53,12 +57,23 @@ class NonFiniteError(RuntimeError):
 class Training:
     """One process's part of a run, from its newest good checkpoint to `num_steps` or to a preemption."""
 
-    def __init__(self, program: Program, run: RunDirectory, pipeline: Pipeline, preemption: Preemption):
+    def __init__(
+        self,
+        program: Program,
+        run: RunDirectory,
+        pipeline: Pipeline,
+        preemption: Preemption,
+        *,
+        goodput: Goodput | None = None,
+        profile: Profile | None = None,
+    ):
         self.config = program.config
         self._program = program
         self._run = run
         self._pipeline = pipeline
         self._preemption = preemption
+        self._goodput = goodput or Goodput()
+        self._profile = profile or Profile()
         self._saved_step = -1
 
     def run(self, given: Callable[[], Parameters], *, init_from: Path | None = None) -> bool:
@@ -69,6 +84,7 @@ class Training:
             init_from: where they come from; recorded.
         """
         with contextlib.ExitStack() as stack:
+            stack.enter_context(Watchdog(self.config.watchdog, self._goodput, self._run.log(jax.process_index())))
             checkpoints = stack.enter_context(
                 contextlib.closing(Checkpoints(self._run, keep=self.config.keep_checkpoints))
             )
@@ -80,16 +96,21 @@ class Training:
             rows = sharding.process_rows(mesh, batch_size)
             source = self._pipeline.batches(next_step, rows=rows)
             loader = stack.enter_context(contextlib.closing(Loader(source, mesh, batch_size=batch_size)))
+            stack.enter_context(contextlib.closing(self._profile))
             return self._steps(state, frozen, loader, checkpoints, metrics_log)
 
     def _start(self, checkpoints: Checkpoints, given, init_from) -> tuple[TrainState, Parameters, int]:
-        newest = checkpoints.newest_good()
-        if newest is None:
-            state, frozen = self._program.initial(given())
-            if _is_first():
-                provenance.record(self._run, self.config, init_from)
-            save_frozen(self._run, frozen)
-            return state, self._program.place_frozen(frozen), 0
+        with self._goodput.phase("restore"):
+            newest = checkpoints.newest_good()
+            if newest is not None:
+                return self._restored(checkpoints, newest)
+        state, frozen = self._program.initial(given())
+        if _is_first():
+            provenance.record(self._run, self.config, init_from)
+        save_frozen(self._run, frozen)
+        return state, self._program.place_frozen(frozen), 0
+
+    def _restored(self, checkpoints: Checkpoints, newest: int) -> tuple[TrainState, Parameters, int]:
         provenance.refuse_other_data(self._run.step(newest), self._pipeline.statistics)
         if _is_first():
             provenance.record(self._run, self.config, provenance.source_of(self._run))
@@ -106,42 +127,51 @@ class Training:
         mirrors = open_mirrors(
             self.config.loggers, self._run.path, run_name=self.config.name, config=configuration.to_json(self.config)
         )
-        return MetricsLog(self._run.metrics, restored_step=step, mirrors=mirrors)
+        self._goodput.resume(read_lines(self._run.metrics), step)
+        return MetricsLog(self._run.metrics, restored_step=step, started=self._goodput.started, mirrors=mirrors)
 
     def _steps(self, state, frozen, loader, checkpoints, metrics_log) -> bool:
-        config, run_step = self.config, self._program.step
+        config, goodput, run_step = self.config, self._goodput, self._program.step
         step, metrics = int(state.step), None
         in_flight: collections.deque[jax.Array] = collections.deque()
-        pace = _Pace(step, loader)
-        with _progress_bar(step, config.num_steps) as show:
+        pace = _Pace(step, goodput)
+        waiting: Phase = "start"
+        working: Phase = "compile"  # the first step, which is waited for
+        goodput.begin("step")
+        with _progress_bar(step, config.num_steps, metrics_log) as write:
             while step < config.num_steps:
                 if self._preemption.requested(step):
+                    if metrics is not None and step % config.log_every:
+                        write(self._line(step, metrics, pace))
                     self._save(step, state, metrics, checkpoints)
-                    checkpoints.wait()
-                    log.warning("%s: stopped after step %d", self._preemption.signal_name, step)
-                    return False
+                    break
                 checkpoints.check()
-                state, metrics = run_step(state, frozen, next(loader))
-                step += 1
-                in_flight.append(metrics["loss"])
-                if len(in_flight) > _STEPS_IN_FLIGHT:
-                    in_flight.popleft().block_until_ready()
+                with goodput.phase(waiting):
+                    batch = next(loader)
+                with goodput.phase(working), self._profile.step(step + 1):
+                    state, metrics = run_step(state, frozen, batch)
+                    in_flight.append(metrics["loss"])
+                    if len(in_flight) > _STEPS_IN_FLIGHT or working == "compile":
+                        in_flight.popleft().block_until_ready()
+                step, waiting, working = step + 1, "data_wait", "step"
+                self._profile.end_step(step, metrics["loss"])
                 is_last = step == config.num_steps
                 if is_last or step % config.log_every == 0:
-                    line = step_line(step, self._on_host(step, metrics), self._rates(pace, step))
-                    if metrics_log is not None:
-                        metrics_log.write(line)
-                    show(line)
+                    write(self._line(step, metrics, pace))
                 if is_last or step % config.checkpoint_every == 0:
                     self._save(step, state, metrics, checkpoints)
-        checkpoints.wait()
-        return True
+        with goodput.phase("save"):
+            checkpoints.wait()
+        if step < config.num_steps:
+            log.warning("%s: stopped after step %d", self._preemption.signal_name, step)
+        return step >= config.num_steps
 
     def _save(self, step: int, state: TrainState, metrics: Metrics | None, checkpoints: Checkpoints) -> None:
         if step == self._saved_step or metrics is None:
             return
         self._on_host(step, metrics)
-        checkpoints.save(state, self.config, self._pipeline.statistics, next_step=step)
+        with self._goodput.phase("save"):
+            checkpoints.save(state, self.config, self._pipeline.statistics, next_step=step)
         self._saved_step = step
 
     def _on_host(self, step: int, metrics: Metrics) -> dict[str, Any]:
@@ -158,44 +188,48 @@ class Training:
             f"the data are sound a lower --optimizer.peak-rate or --optimizer.clip-norm helps: {where}"
         )
 
-    def _rates(self, pace: "_Pace", step: int) -> dict[str, float]:
+    def _line(self, step: int, metrics: Metrics, pace: "_Pace") -> Line:
+        on_host = self._on_host(step, metrics)
         seconds, num_steps, wait = pace.lap(step)
-        return {
+        rates = {
             "samples_per_second": self.config.batch_size * num_steps / seconds,
             "step_seconds": seconds / num_steps,
             "data_wait_fraction": min(1.0, wait / seconds),
             "num_replaced": self._pipeline.num_replaced,
         }
+        return step_line(step, on_host, rates | self._goodput.report())
 
 
 class _Pace:
     """Time, steps and wait for data since the last lap."""
 
-    def __init__(self, step: int, loader: Loader):
-        self._loader = loader
-        self._last = (time.perf_counter(), step, loader.wait_seconds)
+    def __init__(self, step: int, goodput: Goodput):
+        self._goodput = goodput
+        self._last = (time.perf_counter(), step, goodput.seconds()["data_wait"])
 
     def lap(self, step: int) -> tuple[float, int, float]:
         """Seconds, steps, seconds waited."""
-        now = (time.perf_counter(), step, self._loader.wait_seconds)
+        now = (time.perf_counter(), step, self._goodput.seconds()["data_wait"])
         before, self._last = self._last, now
         return now[0] - before[0], now[1] - before[1], now[2] - before[2]
 
 
 @contextlib.contextmanager
-def _progress_bar(step: int, num_steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """On a terminal a bar; elsewhere one log line a logged step."""
+def _progress_bar(step: int, num_steps: int, metrics_log: MetricsLog | None) -> Iterator[Callable[[Line], None]]:
+    """What writes a metrics line: on a terminal it moves a bar, too; elsewhere it gives one log line."""
     console = rich.console.Console(stderr=True)
     with rich.progress.Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("training", total=num_steps, completed=step)
 
-        def show(line: dict[str, Any]) -> None:
+        def write(line: Line) -> None:
+            if metrics_log is not None:
+                metrics_log.write(line)
             text = f"step {line['step']}/{num_steps} loss {line['loss']:.4f} {line['samples_per_second']:.1f} samples/s"
             progress.update(task, completed=line["step"], description=text)
             if not console.is_terminal:
                 log.info(text)
 
-        yield show
+        yield write
 
 
 def _is_first() -> bool:

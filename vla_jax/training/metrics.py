@@ -1,6 +1,6 @@
 """metrics.jsonl and its mirrors.
 
-The file is append-only. Each start writes `{"event": "start", "restored_step": N}`; steps after N that the
+The file is append-only. Each start writes `{"event": "start", "restored_step": N, "time": ...}`; steps after N that the
 interrupted process had already logged come again below it, with the same values. Readers that want one line a
 step take the last one. A last line that was torn by a kill is cut at the next start.
 """
@@ -27,8 +27,8 @@ class Mirror(Protocol):
     def close(self) -> None: ...
 
 
-def step_line(step: int, metrics: dict[str, Any], rates: dict[str, float]) -> Line:
-    """Args: metrics: of the training step, on the host. rates: speed since the last logged step."""
+def step_line(step: int, metrics: dict[str, Any], rates: Line) -> Line:
+    """Args: metrics: of the training step, on the host. rates: speed since the last logged step, and goodput."""
     line = {
         "step": step,
         "loss": float(metrics["loss"]),
@@ -53,12 +53,20 @@ def batch_digest(sample_ids: np.ndarray) -> str:
 class MetricsLog:
     """Appends lines; each is handed to the operating system whole, so that only a power cut can tear one."""
 
-    def __init__(self, path: Path, *, restored_step: int, mirrors: tuple[Mirror, ...] = ()):
+    def __init__(
+        self,
+        path: Path,
+        *,
+        restored_step: int,
+        started: datetime.datetime | None = None,
+        mirrors: tuple[Mirror, ...] = (),
+    ):
+        """Args: started: when this start began; now, if it is not given."""
         cut_torn_line(path)
         self._stream = path.open("a")
         self._mirrors = mirrors
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self._append({"event": "start", "restored_step": restored_step, "time": now})
+        time = (started or datetime.datetime.now(datetime.UTC)).isoformat(timespec="milliseconds")
+        self._append({"event": "start", "restored_step": restored_step, "time": time})
 
     def write(self, line: Line) -> None:
         self._append(line)
@@ -85,10 +93,15 @@ def cut_torn_line(path: Path) -> None:
         os.truncate(path, whole)
 
 
+def read_lines(path: Path) -> list[Line]:
+    """All of them, as they were written; a torn last line is none, nor is a file that is not there yet."""
+    whole = path.read_text().rpartition("\n")[0] if path.exists() else ""
+    return [json.loads(line) for line in whole.splitlines()]
+
+
 def read_metrics(path: Path) -> list[Line]:
     """Lines of logged steps, one a step (the last one written), in order."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    by_step = {line["step"]: line for line in lines if "step" in line}
+    by_step = {line["step"]: line for line in read_lines(path) if "step" in line}
     return [by_step[step] for step in sorted(by_step)]
 
 

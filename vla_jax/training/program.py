@@ -18,6 +18,7 @@ from vla_jax import parameters as parameter_paths
 from vla_jax import sharding
 from vla_jax.config import RunConfig
 from vla_jax.parameters import Structure
+from vla_jax.training.attention import attention_kernels
 from vla_jax.training.products import with_products
 from vla_jax.training.state import TrainState, new_state, with_shardings
 from vla_jax.training.step import Metrics, Step, compute_dtype
@@ -83,7 +84,7 @@ def build_program(config: RunConfig, mesh: Mesh) -> Program:
     }
     state_shardings, frozen_shardings = jax.tree.map(lambda leaf: leaf.sharding, (state, held))
     step = jax.jit(
-        Step(config, structure, optimizer, shardings).train_step,
+        attention_kernels(config.attention, mesh).around(Step(config, structure, optimizer, shardings).train_step),
         in_shardings=(state_shardings, frozen_shardings, sharding.batch_sharding(mesh)),
         out_shardings=(state_shardings, sharding.replicated(mesh)),
         donate_argnums=0,

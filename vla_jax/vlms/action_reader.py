@@ -140,7 +140,7 @@ def word_attention(
     maps = []
     span = (0, max(layers) + 1)
     for picture, columns in zip(pictures, sequence.pictures, strict=True):
-        look = pruning.look(PruningConfig(), Rows(*sequence.words, columns), sequence.mask)
+        look = pruning.look(PruningConfig(), Rows(*sequence.words, columns), sequence.mask.dense())
         taps = Taps(projections=tuple(layers), kept=look)
         found = model.hidden(sequence.inputs, mask=sequence.mask, taps=taps, span=span).projections
         assert found is not None

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vla_jax.encoders.qwen3_vl import PictureTokens
 from vla_jax.nn import masks
+from vla_jax.types import SelfMask
 from vla_jax.vlms.qwen3_vl import Inputs, Qwen3Vl
 
 
@@ -45,7 +46,7 @@ class ActionSequenceConfig:
 class ActionSequence(NamedTuple):
     inputs: Inputs
     """`valid` is False at a missing picture's places, too."""
-    mask: Bool[Array, "b n n"]
+    mask: SelfMask
     """True = may attend."""
     pictures: tuple[tuple[int, int], ...]
     """First place of each picture's tokens, and the one past the last."""
@@ -77,13 +78,9 @@ def action_sequence(
     valid = inputs.valid
     for (start, stop), (_, is_there) in zip(spans[:-1], pictures, strict=True):
         valid = valid.at[:, start:stop].set(is_there[:, None])
-    attends = masks.causal_over_valid(valid)
-    if config.bidirectional:
-        is_action = jnp.arange(valid.shape[1]) >= valid.shape[1] - num_actions
-        attends = attends | (is_action[:, None] & valid[:, None, :])
     return ActionSequence(
         inputs=inputs._replace(valid=valid),
-        mask=attends,
+        mask=masks.causal_over_valid(valid, num_actions if config.bidirectional else 0),
         pictures=tuple(spans[:-1]),
         words=spans[-1],
         num_actions=num_actions,

@@ -168,7 +168,7 @@ class DeepCoupling(Integration):
         length = sequence.inputs.valid.shape[1]
         rows = {"action": (length - sequence.num_actions, length), "text": sequence.words}.get(config.guidance)
         if rows is not None:
-            look = pruning.look(config.pruning, Rows(*rows, sequence.pictures[0]), sequence.mask)
+            look = pruning.look(config.pruning, Rows(*rows, sequence.pictures[0]), sequence.mask.dense())
             taps = taps._replace(projections=config.reference_layers, kept=look)
         lower = model.hidden(sequence.inputs, mask=sequence.mask, taps=taps, span=(0, self._start(model)))
         if rows is None:
@@ -183,7 +183,7 @@ class DeepCoupling(Integration):
 
     def _decoder(self, model: Qwen3Vl, sequence: ActionSequence, x: Array, edit: Edit | None) -> Branch:
         rotation = model.text.rotation(sequence.inputs.positions)
-        return Branch(model.text.stack, self._start(model), x, rotation, mask=sequence.mask, edit=edit)
+        return Branch(model.text.stack, self._start(model), x, rotation, mask=sequence.mask.dense(), edit=edit)
 
     def _angles(
         self, model: Qwen3Vl, sequence: ActionSequence, picture: PictureTokens, grid: tuple[int, int], prefix: int
@@ -209,7 +209,7 @@ class DeepCoupling(Integration):
                 reads = reads | ((places >= start) & (places < stop))
             readers = jnp.broadcast_to(reads, (batch, length))
         shared = jnp.broadcast_to(is_there[:, None], (batch, count))
-        return shared_mask(shared, sequence.mask, readers)[:, count:, :count]
+        return shared_mask(shared, sequence.mask.dense(), readers)[:, count:, :count]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ from vla_jax.language.qwen3_vl import Qwen3VlText, Qwen3VlTextConfig
 from vla_jax.nn import masks
 from vla_jax.nn.attention import KeyValue
 from vla_jax.nn.stack import NO_TAPS, WHOLE, Span, StackOutput, Taps
-from vla_jax.types import InputError
+from vla_jax.types import InputError, Mask
 
 
 class Inputs(NamedTuple):
@@ -127,7 +127,7 @@ class Qwen3Vl(nnx.Module):
         self,
         inputs: Inputs,
         *,
-        mask: Bool[Array, "..."] | None,
+        mask: Mask | None,
         taps: Taps = NO_TAPS,
         extra: KeyValue | None = None,
         span: Span = WHOLE,
