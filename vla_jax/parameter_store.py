@@ -12,16 +12,17 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 from jax.sharding import Sharding
 
-from vla_jax.lazy_tensor import of_array
+from vla_jax.lazy_tensor import Index, LazyTensor, of_array
 from vla_jax.placement import put
 from vla_jax.run_directory import MANIFEST, RunDirectory, verify_manifest, write_manifest
 from vla_jax.tensor_file import PARAMETERS_FILE, read_tensor_file
@@ -135,9 +136,12 @@ def save_parameters(folder: Path, parameters: Arrays, *, documents: dict[str, An
         commit(temporary, folder)
 
 
-def commit(temporary: Path, folder: Path) -> None:
-    """Makes a finished folder durable, seals it with its manifest and gives it its name."""
-    write_manifest(temporary)
+def commit(temporary: Path, folder: Path, digests: Mapping[Path, str] | None = None) -> None:
+    """Makes a finished folder durable, seals it with its manifest and gives it its name.
+
+    Args: digests: as of `write_manifest`.
+    """
+    write_manifest(temporary, digests)
     sync_tree(temporary)
     if folder.exists():
         shutil.rmtree(folder)
@@ -145,9 +149,17 @@ def commit(temporary: Path, folder: Path) -> None:
     sync(folder.parent)
 
 
+CHUNK_BYTES = 64 * 2**20
+"""Of what is read whole or not at all: a device's part at most, and a part of that where it is larger."""
+
+
+def save_arguments(arrays: Arrays) -> ocp.args.PyTreeSave:
+    return ocp.args.PyTreeSave(arrays, save_args=dict.fromkeys(arrays, ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES)))
+
+
 def write_arrays(folder: Path, arrays: Arrays) -> None:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave(arrays))
+        checkpointer.save(folder.absolute(), args=save_arguments(arrays))
 
 
 def array_paths(folder: Path) -> list[str]:
@@ -162,17 +174,40 @@ def _metadata(folder: Path) -> dict[str, Any]:
 
 
 def read_arrays(folder: Path, shardings: Mapping[str, Sharding] | None = None) -> Arrays:
-    """Reads the arrays in `shardings`, each straight into its sharding; None: all, as numpy arrays."""
-    stored = _metadata(folder)
+    """Reads the arrays in `shardings`, each straight into its sharding; None: all, as numpy arrays.
+
+    One after the other: the host holds what its devices get and some chunks, never a second copy of the model. Orbax
+    reads all arrays at once, and takes a second for each where it is asked for one by one.
+    """
+    paths = array_paths(folder)
     if shardings is None:
-        wanted = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in stored}
-    else:
-        if missing := sorted(shardings.keys() - stored.keys()):
-            raise InputError(f"{folder}: {missing[:5]} are missing ({len(missing)} arrays)")
-        wanted = {path: ocp.ArrayRestoreArgs(sharding=sharding) for path, sharding in shardings.items()}
-    item = dict.fromkeys(wanted, 0)
-    restore = ocp.args.PyTreeRestore(item=item, restore_args=wanted, partial_restore=True)
-    return ocp.PyTreeCheckpointHandler().restore(folder.absolute(), args=restore)
+        return {path: tensor.read() for path, tensor in _stored(folder, paths)}
+    if missing := sorted(shardings.keys() - set(paths)):
+        raise InputError(f"{folder}: {missing[:5]} are missing ({len(missing)} arrays)")
+    return {path: put(tensor, shardings[path]) for path, tensor in _stored(folder, sorted(shardings))}
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor(LazyTensor):
+    """An array as Orbax writes it: zarr chunks in an OCDBT store."""
+
+    store: tensorstore.TensorStore
+
+    def fill(self, buffer: np.ndarray, index: Index) -> None:
+        tensorstore.array(buffer, copy=False, write=True).write(self.store[index]).result()
+
+
+def _stored(folder: Path, paths: list[str]) -> Iterator[tuple[str, StoredTensor]]:
+    chunks = {"cache_pool": {"total_bytes_limit": 2 * CHUNK_BYTES}, "data_copy_concurrency": {"limit": 2}}
+    context = tensorstore.Context(chunks)
+    base = {"driver": "ocdbt", "base": folder.absolute().as_uri() + "/"}
+    for path in paths:
+        spec = {"driver": "zarr", "kvstore": base | {"path": path + "/"}}
+        try:
+            store = tensorstore.open(spec, open=True, context=context).result()
+        except (OSError, ValueError) as error:
+            raise InputError(f"{folder}: {path} is not readable ({error})") from error
+        yield path, StoredTensor(tuple(store.shape), store.dtype.numpy_dtype, (), store)
 
 
 def read_json(path: Path) -> Any:

@@ -24,6 +24,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -34,6 +35,8 @@ from vla_jax.types import InputError
 
 MANIFEST = "MANIFEST.json"
 MANIFEST_VERSION = 1
+_WRITER = re.compile(r"ocdbt\.process_(\d+)/")
+"""Orbax's folder of what one process wrote."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +145,19 @@ def write_manifest(folder: Path, digests: Mapping[Path, str] | None = None) -> N
     temporary.replace(folder / MANIFEST)
 
 
-def verify_manifest(folder: Path) -> None:
-    """Raises InputError on the first file that is missing, of another size, changed, or not listed."""
+def host_share(folder: Path, process: int, count: int) -> list[Path]:
+    """The files beneath `folder` that one of `count` hosts digests: what it wrote itself, and its part of the rest."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MANIFEST]
+    writers = [_WRITER.search(path.relative_to(folder).as_posix()) for path in files]
+    owners = (int(found[1]) if found else number for number, found in enumerate(writers))
+    return [path for path, owner in zip(files, owners, strict=True) if owner % count == process]
+
+
+def verify_manifest(folder: Path, *, process: int = 0, count: int = 1) -> None:
+    """Raises InputError on the first file that is missing, of another size, changed, or not listed.
+
+    Args: process, count: one of so many hosts that share the reading; all of them must be content.
+    """
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text())
@@ -152,9 +166,11 @@ def verify_manifest(folder: Path) -> None:
         raise InputError(f"{path}: no readable manifest ({error}); the folder is incomplete or damaged") from error
     if version != MANIFEST_VERSION:
         raise InputError(f"{path}: schema_version {version!r}, this version reads {MANIFEST_VERSION}")
-    for name, expected in files.items():
-        _verify_file(folder, name, expected)
     present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {MANIFEST}
+    mine = {path.relative_to(folder).as_posix() for path in host_share(folder, process, count)}
+    for name, expected in files.items():
+        if name in mine or name not in present:
+            _verify_file(folder, name, expected)
     if extra := sorted(present - files.keys()):
         raise InputError(f"{folder}: {extra[0]} is not listed in {MANIFEST}; the folder was changed since")
 

@@ -1,6 +1,7 @@
-"""Two processes make one run: the batches and losses of one process, one checkpoint, one stop."""
+"""Several processes make one run: the batches and losses of one process, one checkpoint, one stop."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,9 +10,9 @@ import time
 
 import pytest
 
-from tests.conftest import ROOT, one_device
+from tests.conftest import QUICK_COMPILATIONS, ROOT, one_device
 from tests.toy import series, toy_config, train_toy
-from vla_jax.run_directory import RunDirectory
+from vla_jax.run_directory import RunDirectory, host_share, verify_manifest
 
 SETTINGS = """
 import json, sys, time
@@ -64,13 +65,23 @@ for name, (sizes, order) in meshes.items():
 """
 
 
-def start_two(script, folder) -> list[subprocess.Popen]:
-    """Two processes of one device each."""
+RUN_ON_EIGHT = """
+from vla_jax.sharding import MeshConfig
+
+config = toy_config(num_steps=int(sys.argv[2]), mesh=MeshConfig(data=2, fsdp=4))
+sys.exit(0 if train_toy(config, folder, devices=8) else 1)
+"""
+
+
+def start(script, folder, *arguments, processes=2, devices=1) -> list[subprocess.Popen]:
+    """As many processes of so many simulated devices each."""
+    together = {"XLA_FLAGS": f"{QUICK_COMPILATIONS} --xla_force_host_platform_device_count={devices}"}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        together = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free.getsockname()[1]}", "JAX_NUM_PROCESSES": "2"}
-    command = [sys.executable, "-c", SETTINGS + script, str(folder)]
-    environments = [one_device() | together | {"JAX_PROCESS_ID": number} for number in ("0", "1")]
+        address = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free.getsockname()[1]}", "JAX_NUM_PROCESSES": str(processes)}
+    together |= address if processes > 1 else {}
+    command = [sys.executable, "-c", SETTINGS + script, str(folder), *map(str, arguments)]
+    environments = [one_device() | together | {"JAX_PROCESS_ID": str(number)} for number in range(processes)]
     return [
         subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) for environment in environments
     ]
@@ -78,7 +89,7 @@ def start_two(script, folder) -> list[subprocess.Popen]:
 
 def test_two_processes_stop_at_the_same_step_and_one_process_goes_on(tmp_path):
     run, config = RunDirectory(tmp_path / "run"), toy_config(num_steps=40)
-    processes = start_two(SLOW_RUN, run.path)
+    processes = start(SLOW_RUN, run.path)
     while not run.metrics.exists() or run.metrics.read_bytes().count(b"\n") < 7:
         assert processes[0].poll() is None
         time.sleep(0.02)
@@ -97,7 +108,7 @@ def test_two_processes_stop_at_the_same_step_and_one_process_goes_on(tmp_path):
 
 
 def test_both_processes_see_the_losses_of_one_where_tensor_spans_them_or_devices_are_permuted(tmp_path):
-    processes = start_two(RUN_ON_MESHES, tmp_path)
+    processes = start(RUN_ON_MESHES, tmp_path)
     assert [process.wait(timeout=240) for process in processes] == [0, 0]
     assert train_toy(toy_config(num_steps=6), tmp_path / "single")
     single = series(tmp_path / "single", "step", "batch_digest", "loss_hex")
@@ -108,3 +119,55 @@ def test_both_processes_see_the_losses_of_one_where_tensor_spans_them_or_devices
             assert [(line["step"], line["batch_digest"]) for line in lines] == [row[:2] for row in single]
             losses = [float.fromhex(line["loss_hex"]) for line in lines]
             assert losses == pytest.approx([float.fromhex(row[2]) for row in single], rel=1e-6), (name, process)
+
+
+def run_on_eight(folder, num_steps, processes):
+    started = start(RUN_ON_EIGHT, folder, num_steps, processes=processes, devices=8 // processes)
+    assert [process.wait(timeout=600) for process in started] == [0] * processes
+
+
+@pytest.fixture(scope="module")
+def eight_devices(tmp_path_factory):
+    """A run of one process on eight simulated devices."""
+    folder = tmp_path_factory.mktemp("eight") / "run"
+    run_on_eight(folder, 15, processes=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two") / "run"
+    run_on_eight(folder, 5, processes=2)
+    return folder
+
+
+def same_series(ours, theirs):
+    found, expected = (series(folder, "step", "batch_digest") for folder in (ours, theirs))
+    assert found == expected[: len(found)]
+    losses, wanted = ([loss for (loss,) in series(folder, "loss")] for folder in (ours, theirs))
+    assert losses == pytest.approx(wanted[: len(losses)], rel=1e-6)
+
+
+def test_two_processes_of_four_devices_are_one_of_eight(two_processes, eight_devices):
+    assert len(series(two_processes, "step")) == 5
+    same_series(two_processes, eight_devices)
+
+
+def test_each_process_has_digested_what_it_wrote(two_processes):
+    folder = RunDirectory(two_processes).step(5)
+    shares = [host_share(folder, process, 2) for process in range(2)]
+    assert all("ocdbt.process_1" not in path.as_posix() for path in shares[0])
+    assert any("ocdbt.process_1" in path.as_posix() for path in shares[1])
+    assert sorted(shares[0] + shares[1]) == host_share(folder, 0, 1)
+    for process in range(2):
+        verify_manifest(folder, process=process, count=2)
+    assert not [entry for entry in folder.parent.iterdir() if "digests" in entry.name]
+
+
+@pytest.mark.all_presets
+def test_a_run_of_two_processes_goes_on_in_one_and_then_in_four(two_processes, eight_devices, tmp_path):
+    moved = shutil.copytree(two_processes, tmp_path / "moved")
+    run_on_eight(moved, 10, processes=1)
+    run_on_eight(moved, 15, processes=4)
+    assert len(series(moved, "step")) == 15
+    same_series(moved, eight_devices)

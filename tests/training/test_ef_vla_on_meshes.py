@@ -17,6 +17,12 @@ from vla_jax.training.loader import Loader
 from vla_jax.training.program import build_program
 
 NUM_STEPS = 50
+ONE = MeshConfig(data=1)
+MESHES = {
+    "fsdp": MeshConfig(data=1, fsdp=8),
+    "hsdp": MeshConfig(data=1, fsdp=4, data_slices=2),
+    "tensor": MeshConfig(data=2, fsdp=2, tensor=2),
+}
 BATCH_SIZE = 8
 
 
@@ -47,12 +53,11 @@ def pipeline(config):
 
 @pytest.fixture(scope="module")
 def single(config, pipeline):
-    return losses(config, pipeline, (1, 1, 1))
+    return losses(config, pipeline, ONE)
 
 
 def losses(config, pipeline, sizes):
-    data, fsdp, tensor = sizes
-    mesh = MeshConfig(data=data, fsdp=fsdp, tensor=tensor).build(jax.devices()[: data * fsdp * tensor])
+    mesh = sizes.build(jax.devices()[:1] if sizes == ONE else None)
     program = build_program(config, mesh)
     state, frozen = program.initial({})
     frozen, history = program.place_frozen(frozen), []
@@ -64,9 +69,9 @@ def losses(config, pipeline, sizes):
     return np.array(history)
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
-def test_losses_on_eight_devices_equal_those_of_one(config, pipeline, single, sizes):
-    np.testing.assert_allclose(losses(config, pipeline, sizes), single, rtol=1e-5)
+@pytest.mark.parametrize("mesh", [pytest.param("fsdp", marks=pytest.mark.all_presets), "hsdp", "tensor"])
+def test_losses_on_eight_devices_equal_those_of_one(config, pipeline, single, mesh):
+    np.testing.assert_allclose(losses(config, pipeline, MESHES[mesh]), single, rtol=1e-5)
 
 
 def test_the_loss_falls(single):

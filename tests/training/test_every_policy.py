@@ -1,13 +1,15 @@
 """Every preset of every policy, as its tiny twin, by the program that trains it: it learns one batch by heart, eight
 devices give the losses of one, padding is not read, and its configuration survives JSON.
 
-`make test` takes each file's first preset but for two whose own tests say most of this (SLOW), `make test-all` all.
+`make test` takes each file's first preset but for two whose own tests say most of this (SLOW), `make test-all` all, and
+50 steps of each on three kinds of meshes.
 """
 
 import dataclasses
 import functools
 import importlib
 import pkgutil
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -60,10 +62,17 @@ def run_config(family: str, name: str) -> RunConfig:
     )
 
 
-def trained(config: RunConfig, sizes: tuple[int, int, int], num_steps: int):
+ONE = MeshConfig(data=1)
+MESHES = {
+    "fsdp": MeshConfig(data=1, fsdp=8),
+    "hsdp": MeshConfig(data=1, fsdp=4, data_slices=2),
+    "tensor": MeshConfig(data=2, fsdp=2, tensor=2),
+}
+
+
+def trained(config: RunConfig, sizes: MeshConfig, num_steps: int):
     """Losses on one batch, again and again, and what is left."""
-    data, fsdp, tensor = sizes
-    mesh = MeshConfig(data=data, fsdp=fsdp, tensor=tensor).build(jax.devices()[: data * fsdp * tensor])
+    mesh = sizes.build(jax.devices()[:1] if sizes == ONE else None)
     program = build_program(config, mesh)
     state, frozen = program.initial({})
     frozen, losses = program.place_frozen(frozen), []
@@ -76,7 +85,7 @@ def trained(config: RunConfig, sizes: tuple[int, int, int], num_steps: int):
 
 @functools.cache
 def on_one_device(family: str, name: str):
-    return trained(run_config(family, name), (1, 1, 1), NUM_STEPS)
+    return trained(run_config(family, name), ONE, NUM_STEPS)
 
 
 @pytest.mark.parametrize(("family", "name"), EVERY)
@@ -89,8 +98,44 @@ def test_one_batch_is_learnt_by_heart(family, name):
 @pytest.mark.parametrize(("family", "name"), EVERY)
 def test_eight_devices_give_the_losses_of_one(family, name):
     losses, *_ = on_one_device(family, name)
-    sharded, *_ = trained(run_config(family, name), (1, 4, 2), COMPARED)
+    sharded, *_ = trained(run_config(family, name), MeshConfig(data=1, fsdp=4, tensor=2), COMPARED)
     np.testing.assert_allclose(sharded, losses[:COMPARED], rtol=1e-5)
+
+
+@pytest.mark.all_presets
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize(("family", "name"), EVERY)
+def test_fifty_steps_on_a_mesh_are_those_of_one_device_and_choose_the_same_tokens(family, name, mesh):
+    """At a rate of training, not of learning by heart, which makes rounding grow."""
+    (losses, *single), (found, *sharded) = (_fifty_steps(family, name, sizes) for sizes in (ONE, MESHES[mesh]))
+    np.testing.assert_allclose(found, losses, rtol=1e-5)
+    for ours, theirs in zip(_chosen(*sharded), _chosen(*single), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@functools.cache
+def _fifty_steps(family: str, name: str, sizes: MeshConfig):
+    config = run_config(family, name)
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, peak_rate=3e-4))
+    return trained(config, sizes, 50)
+
+
+def _chosen(program, parameters, batch) -> list[np.ndarray]:
+    """What every top-k of the policy picks from this batch."""
+    top_k = jax.lax.top_k
+
+    def run(parameters, observation):
+        picked = []
+
+        def recorded(*arguments, **options):
+            picked.append(top_k(*arguments, **options)[1])
+            return top_k(*arguments, **options)
+
+        with mock.patch.object(jax.lax, "top_k", recorded):
+            program.structure.merge(parameters).stages(observation)
+        return picked
+
+    return jax.device_get(jax.jit(run)(parameters, batch.observation))
 
 
 @pytest.mark.parametrize(("family", "name"), EVERY)

@@ -9,6 +9,7 @@ silently without the manifest.
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 import shutil
@@ -25,8 +26,15 @@ from jax.sharding import NamedSharding
 
 from vla_jax import config as configuration
 from vla_jax.config import RunConfig
-from vla_jax.parameter_store import Arrays, commit, read_arrays, read_json, save_parameters
-from vla_jax.run_directory import MANIFEST, MANIFEST_VERSION, RunDirectory, verify_manifest
+from vla_jax.parameter_store import Arrays, commit, read_arrays, read_json, save_arguments, save_parameters
+from vla_jax.run_directory import (
+    MANIFEST,
+    MANIFEST_VERSION,
+    RunDirectory,
+    file_digest,
+    host_share,
+    verify_manifest,
+)
 from vla_jax.training.state import TrainState, Watch
 from vla_jax.types import InputError, Parameters
 
@@ -75,7 +83,7 @@ class Checkpoints:
             "dataset_statistics.json": statistics,
             "data_position.json": {"next_step": next_step},
         }
-        items = {name: ocp.args.PyTreeSave(arrays) for name, arrays in _items(state).items()}
+        items = {name: save_arguments(arrays) for name, arrays in _items(state).items()}
         try:
             self._checkpointer.save(temporary.absolute(), args=ocp.args.Composite(**items))
         except Exception as error:
@@ -110,10 +118,11 @@ class Checkpoints:
         assert self._checkpointer is not None
         try:
             self._checkpointer.wait_until_finished()
+            digests = _digests_of_all_hosts(temporary)
             if _is_first():
                 for name, document in documents.items():
                     (temporary / name).write_text(json.dumps(document, indent=1) + "\n")
-                commit(temporary, self._run.step(step))
+                commit(temporary, self._run.step(step), digests)
                 self._remove_old()
         except Exception as error:
             self._error = self._failure(step, error)
@@ -143,35 +152,45 @@ class Checkpoints:
     def newest_good(self) -> int | None:
         """The newest step whose digests hold; damaged ones are renamed `STEP.damaged`. None: a fresh run.
 
+        Each host reads a part of a step's files.
+
         Raises:
             InputError: there were checkpoints but none is whole, or one was written by a later version.
         """
-        answer = -1
-        if _is_first():
-            answer = self._newest_good()
-        if jax.process_count() > 1:
-            answer = int(multihost_utils.broadcast_one_to_all(np.int32(answer)))
-        return None if answer < 0 else answer
+        while (step := _of_first(self._newest())) >= 0:
+            damage = self._damage(step)
+            is_whole = _all_hosts(damage is None)
+            if is_whole:
+                return step
+            if damage is not None:
+                log.error("DAMAGED CHECKPOINT, not used: %s", damage)
+            if _is_first():
+                log.error("%s is kept as %s", self._run.step(step), _set_aside(self._run.step(step)))
+        return None
 
-    def _newest_good(self) -> int:
+    def _newest(self) -> int:
+        """As the first process sees it; what others see may be older, and is not asked for. -1: there is none."""
+        if not _is_first():
+            return -1
         folders = [entry for entry in self._run.checkpoints.iterdir() if entry.is_dir()]
-        steps = sorted((int(folder.name) for folder in folders if folder.name.isdigit()), reverse=True)
-        for step in steps:
-            folder = self._run.step(step)
-            _refuse_later_version(folder)
-            try:
-                verify_manifest(folder)
-            except InputError as error:
-                log.error("DAMAGED CHECKPOINT, not used: %s", error)
-                log.error("%s is kept as %s", folder, _set_aside(folder))
-                continue
-            return step
+        steps = [int(folder.name) for folder in folders if folder.name.isdigit()]
+        if steps:
+            return max(steps)
         if damaged := sorted(folder.name for folder in self._run.checkpoints.glob("*.damaged*")):
             raise InputError(
                 f"{self._run.checkpoints}: every checkpoint is damaged ({', '.join(damaged)}); restore one from a "
                 "backup, or start again in another --run-dir"
             )
         return -1
+
+    def _damage(self, step: int) -> InputError | None:
+        folder = self._run.step(step)
+        _refuse_later_version(folder)
+        try:
+            verify_manifest(folder, process=jax.process_index(), count=jax.process_count())
+        except InputError as error:
+            return error
+        return None
 
     def restore(self, step: int, target: TrainState) -> Restored:
         """Args: target: abstract state with shardings; the mesh may differ from the one that saved."""
@@ -278,6 +297,45 @@ def _remove(folder: Path) -> None:
     while folder.exists() and time.monotonic() < deadline:
         shutil.rmtree(folder, ignore_errors=True)
         time.sleep(0.02)
+
+
+def _digests_of_all_hosts(folder: Path) -> dict[Path, str]:
+    """What each host read of its own files, for the first one: a large checkpoint is not read through one of them."""
+    if jax.process_count() == 1:
+        return {}
+    mine = {
+        path.relative_to(folder).as_posix(): file_digest(path)
+        for path in host_share(folder, jax.process_index(), jax.process_count())
+    }
+    beside = folder.with_name(f"{folder.name}-digests")
+    beside.mkdir(exist_ok=True)
+    (beside / f"{jax.process_index()}.json").write_text(json.dumps(mine))
+    wait = ocp.multihost.get_barrier_sync_fn()
+    wait(key=f"{folder.absolute()}/digests/{next(_BARRIERS)}", timeout_ms=_LONGEST_DIGESTS_MS)
+    if not _is_first():
+        return {}
+    digests = {
+        folder / name: digest for part in beside.glob("*.json") for name, digest in json.loads(part.read_text()).items()
+    }
+    shutil.rmtree(beside)
+    return digests
+
+
+_BARRIERS = itertools.count()
+"""A name that no earlier save of this process had, and the same on all: they save together."""
+_LONGEST_DIGESTS_MS = 3600 * 1000
+
+
+def _of_first(number: int) -> int:
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def _all_hosts(is_so: bool) -> bool:
+    if jax.process_count() == 1:
+        return is_so
+    return bool(np.all(multihost_utils.process_allgather(np.bool_(is_so))))
 
 
 def _is_first() -> bool:
