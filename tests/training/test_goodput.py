@@ -89,7 +89,7 @@ def test_the_wall_time_of_two_starts_is_all_accounted_for(tmp_path):
     assert sum(last.values()) == pytest.approx(passed, abs=0.5)
     assert last["interrupted"] >= 0.5
     assert last["data_wait"] > 0.3
-    assert last["restore"] > first["restore"] > 0
+    assert last["restore"] > first["restore"]
     assert min(last["save"], last["step"], last["compile"]) > 0
     assert lines[-1]["goodput"] == pytest.approx(last["step"] / sum(last.values()), abs=1e-3)
 

@@ -143,7 +143,7 @@ class DiffusionPolicy(Policy):
         steps = jnp.pad(steps, ((0, 0), (missing, 0), (0, 0)))
         return PolicyContext(queries=steps.reshape(len(steps), 1, -1))
 
-    def camera_feature(self, observation: Observation, slot: str, text: Float[Array, "b e"]) -> Float[Array, "b w e"]:
+    def camera_feature(self, observation: Observation, slot: str, text: Float[Array, "b f"]) -> Float[Array, "b w e"]:
         images = observation.images[slot]
         pictures, condition = images.reshape(-1, *images.shape[2:]), None
         if self.clip is not None:
