@@ -91,8 +91,11 @@ class Product:
 
 
 def with_products(module: Any, mesh: Mesh, reduction: ReductionDtype) -> Any:
-    """The module, its linear layers with products for this mesh. In place; works under `nnx.eval_shape`."""
-    if mesh.size == 1:
+    """The module, its linear layers with products for this mesh. In place; works under `nnx.eval_shape`.
+
+    Where `tensor` is all there is of the mesh, nothing is gathered or summed over rows, and nothing is done.
+    """
+    if math.prod(mesh.shape[axis] for axis in _ROWS) == 1:
         return module
     for _, layer in nnx.iter_modules(module):
         if type(layer) is nnx.Linear:
