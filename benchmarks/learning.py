@@ -61,11 +61,10 @@ def _keep_settings(options: argparse.Namespace) -> None:
     """Results of different settings are never put side by side."""
     file, settings = options.out / "settings.json", {k: getattr(options, k) for k in ("steps", "trials", "episodes")}
     options.out.mkdir(parents=True, exist_ok=True)
-    if file.is_file() and json.loads(file.read_text()) != settings:
-        sys.exit(
-            f"{options.out}: holds results of {file.read_text().strip()}, asked for: {settings}; name another --out"
-        )
-    file.write_text(json.dumps(settings) + "\n")
+    if not file.is_file():
+        file.write_text(json.dumps(settings) + "\n")
+    elif (held := json.loads(file.read_text())) != settings:
+        sys.exit(f"{options.out}: holds results of {held}, asked for: {settings}; name another --out")
 
 
 def _train_and_drive(policy: str, options: argparse.Namespace) -> None:
