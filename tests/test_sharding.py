@@ -13,6 +13,7 @@ from vla_jax.sharding import (
     parameter_sharding,
     parameter_shardings,
     process_rows,
+    shared_over,
 )
 from vla_jax.types import InputError
 
@@ -50,6 +51,21 @@ def test_logical_axes_become_mesh_axes_where_they_divide(mesh, shape, axes, spec
 def test_a_projector_of_two_encoders_is_stored_on_256_devices_by_its_hidden_width():
     pod = AbstractMesh((1, 256, 1), MESH_AXES)
     assert parameter_sharding(pod, (2176, 8704), ("embed", "mlp")).spec == PartitionSpec(None, ("tensor", "fsdp"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "share"),
+    [
+        ((27, 1152, 1152), ("layers", "embed", "heads:16"), (27, 72, 72)),
+        ((27, 1152, 4304), ("layers", "embed", "mlp"), (27, 72, 269)),
+        ((1152, 5), ("embed", None), (72, 5)),
+        ((7, 8), ("embed", "mlp"), (7, 8)),
+    ],
+)
+def test_where_256_divide_no_dimension_16_and_16_may_divide_two(shape, axes, share):
+    found = parameter_sharding(AbstractMesh((1, 256, 1), MESH_AXES), shape, axes)
+    assert found.shard_shape(shape) == share
+    assert shared_over(found) - {"tensor"} == ({"fsdp"} if share != shape else set())
 
 
 @pytest.mark.parametrize(

@@ -4,24 +4,30 @@ Models name the axes of their parameters (`kernel_metadata={"logical_axes": ("em
 
 `data` copies the parameters, `fsdp` shares out how they are stored, `tensor` how they are computed with. Storage may go
 by any dimension: where `fsdp` does not divide the one that the table names (2176 over 256), it takes the largest other
-one that it divides. Computation may not, so `tensor` has no such fallback: it divides the dimension of its rule, in
-whole units (`heads:16` are 16 heads side by side: half a head on a device would make XLA gather activations in every
-layer, silently), or the parameter is whole on every device. That is cheap for small parameters and refused for large
-ones, whose owner asked for a mesh that brings nothing.
+one that it divides, or else two, one for each half of its devices (1152 x 1152 over 256: 16 times 16), or as much of
+itself as divides. Computation may not, so `tensor` has no such fallback: it divides the dimension of its rule, in whole
+units (`heads:16` are 16 heads side by side: half a head on a device would make XLA gather activations in every layer,
+silently), or the parameter is whole on every device. That is cheap for small parameters and refused for large ones,
+whose owner asked for a mesh that brings nothing.
 """
 
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vla_jax.types import InputError
 
 MESH_AXES = ("data", "fsdp", "tensor")
+
+PHASES = ("fsdp_major", "fsdp_minor")
+"""`fsdp` in two, of nearly equal size: the sides of a square torus of TPUs."""
 
 RULES: dict[str, str | None] = {
     "layers": None,
@@ -99,6 +105,33 @@ class MeshConfig:
 _AUTO = (AxisType.Auto,) * len(MESH_AXES)
 
 
+def phased(mesh: Mesh) -> Mesh:
+    """The same devices in the same order, with `PHASES` in the place of `fsdp`."""
+    data, fsdp, tensor = mesh.axis_sizes
+    major = next(size for size in range(math.isqrt(fsdp), 0, -1) if fsdp % size == 0)
+    sizes, names, types = (data, major, fsdp // major, tensor), ("data", *PHASES, "tensor"), (AxisType.Auto,) * 4
+    if isinstance(mesh, AbstractMesh):
+        return AbstractMesh(sizes, names, axis_types=types)
+    return Mesh(mesh.devices.reshape(sizes), names, axis_types=types)
+
+
+def in_phases(spec: PartitionSpec) -> PartitionSpec:
+    """The same shares in the names of a mesh in phases."""
+    parts = (tuple(chain.from_iterable(PHASES if name == "fsdp" else (name,) for name in names_of(e))) for e in spec)
+    return PartitionSpec(*(names or None for names in parts))
+
+
+def names_of(entry: Any) -> tuple[str, ...]:
+    """The mesh axes of one entry of a PartitionSpec."""
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def shared_over(place: NamedSharding) -> set[str]:
+    """The axes of a mesh, not in phases, over which something is shared out."""
+    names = chain.from_iterable(names_of(entry) for entry in place.spec)
+    return {"fsdp" if name in PHASES else name for name in names}
+
+
 def rule(axis: str | None) -> str | None:
     """The mesh axis of a logical axis."""
     return None if axis is None else RULES[_unit(axis)[0]]
@@ -118,6 +151,8 @@ def parameter_sharding(
             fits = _fallback(mesh, shape, axes, parts)
         if fits:
             parts[fits[0]].append(target)
+        elif ruled and target == "fsdp" and _in_phases(mesh, shape, axes, parts):
+            return NamedSharding(phased(mesh), PartitionSpec(*(_entry(names) for names in parts)))
         elif ruled and math.prod(shape) > WHOLE_AT_MOST:
             raise InputError(_misfit(mesh, shape, axes, ruled[0], path))
     return NamedSharding(mesh, PartitionSpec(*(_entry(names) for names in parts)))
@@ -139,11 +174,23 @@ def _divides(mesh: Mesh, target: str, size: int, axis: str | None) -> bool:
     return (size if count is None else count) % mesh.shape[target] == 0
 
 
-def _fallback(mesh: Mesh, shape: tuple[int, ...], axes: tuple[str | None, ...], parts: list[list[str]]) -> list[int]:
-    """Where `fsdp` goes instead, best first. Never over `layers`: a scan takes them one by one."""
-    ways = [mesh.shape["fsdp"] * math.prod(mesh.shape[name] for name in names) for names in parts]
+def _fallback(
+    mesh: Mesh, shape: tuple[int, ...], axes: tuple[str | None, ...], parts: list[list[str]], target: str = "fsdp"
+) -> list[int]:
+    """Where `target` may go, best first. Never over `layers`: a scan takes them one by one."""
+    ways = [mesh.shape[target] * math.prod(mesh.shape[name] for name in names) for names in parts]
     places = [place for place, size in enumerate(shape) if axes[place] != "layers" and size % ways[place] == 0]
     return sorted(places, key=lambda place: -shape[place])
+
+
+def _in_phases(mesh: Mesh, shape: tuple[int, ...], axes: tuple[str | None, ...], parts: list[list[str]]) -> bool:
+    """Puts each phase of `fsdp` where it divides, the larger one first. False: neither does so anywhere."""
+    whole = phased(mesh)
+    for phase in sorted(PHASES, key=lambda phase: -whole.shape[phase]):
+        places = _fallback(whole, shape, axes, parts, phase) if whole.shape[phase] > 1 else []
+        if places:
+            parts[places[0]].append(phase)
+    return any(phase in names for names in parts for phase in PHASES)
 
 
 def _misfit(mesh: Mesh, shape: tuple[int, ...], axes: tuple[str | None, ...], place: int, path: str) -> str:

@@ -18,16 +18,16 @@ ROWS, IN, OUT = 8, 16, 24
 
 
 class Layer(nnx.Module):
-    def __init__(self, axes):
-        self.linear = linear(IN, OUT, axes, rngs=nnx.Rngs(0))
+    def __init__(self, axes, widths=(IN, OUT)):
+        self.linear = linear(*widths, axes, rngs=nnx.Rngs(0))
 
     def __call__(self, x):
         return self.linear(x)
 
 
-def gradient_on(mesh, axes, *, with_own_products=True, reduction="compute", dtype=jnp.float32):
+def gradient_on(mesh, axes, widths=(IN, OUT), *, with_own_products=True, reduction="compute", dtype=jnp.float32):
     """The compiled gradient of a sum of squares by the parameters, its arguments, and where parameters lie."""
-    layer = Layer(axes)
+    layer = Layer(axes, widths)
     structure, parameters = split(with_products(layer, mesh, reduction) if with_own_products else layer)
     places = parameter_shardings(mesh, structure.shapes(), structure.logical_axes())
 
@@ -35,7 +35,7 @@ def gradient_on(mesh, axes, *, with_own_products=True, reduction="compute", dtyp
         cast = {path: array.astype(dtype) for path, array in parameters.items()}
         return jnp.sum(jnp.square(structure.merge(cast)(x.astype(dtype)).astype(jnp.float32)))
 
-    x = np.random.default_rng(0).normal(size=(ROWS, 5, IN)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(ROWS, 5, widths[0])).astype(np.float32)
     gradient = jax.jit(jax.grad(loss), in_shardings=(places, batch_sharding(mesh)), out_shardings=places)
     return gradient, (parameters, x), places
 
@@ -47,14 +47,18 @@ MESHES = {
     "data": MeshConfig(data=8),
 }
 AXES = {"by_input": ("embed", "mlp"), "by_output": ("mlp", "embed"), "nowhere": (None, None)}
+ODD = {"in_two": (6, 12), "in_part": (5, 6)}
+"""Widths that eight devices do not divide: two of them divide one, four the other; or two alone divide one."""
 
 
-@pytest.mark.parametrize("axes", AXES)
-@pytest.mark.parametrize("mesh", MESHES)
-def test_gradients_are_those_of_one_device(mesh, axes):
+@pytest.mark.parametrize(
+    ("mesh", "axes", "widths"),
+    [(mesh, axes, (IN, OUT)) for mesh in MESHES for axes in AXES] + [("fsdp", "by_input", ODD[name]) for name in ODD],
+)
+def test_gradients_are_those_of_one_device(mesh, axes, widths):
     one = MeshConfig().build(jax.devices()[:1])
-    expected_of, arguments, _ = gradient_on(one, AXES[axes])
-    gradient, _, places = gradient_on(MESHES[mesh].build(), AXES[axes])
+    expected_of, arguments, _ = gradient_on(one, AXES[axes], widths)
+    gradient, _, places = gradient_on(MESHES[mesh].build(), AXES[axes], widths)
     found, expected = gradient(*arguments), expected_of(*arguments)
     for path, array in expected.items():
         np.testing.assert_allclose(found[path], array, rtol=1e-5, atol=1e-5 * np.abs(array).max())

@@ -6,8 +6,6 @@ Large ones are refused there, by name; these are small, and are named so that no
 import dataclasses
 import math
 
-import jax
-
 from vla_jax import sharding
 from vla_jax.training.program import Program
 
@@ -30,7 +28,7 @@ def replicated(program: Program) -> tuple[Replicated, ...]:
         for path, shape in shapes.items():
             ruled = [f"{name} {size}" for name, size in zip(names[path], shape.shape) if sharding.rule(name) == axis]
             held = program.shardings[path]
-            if ways > 1 and ruled and axis not in jax.tree.leaves(tuple(held.spec)):
+            if ways > 1 and ruled and axis not in sharding.shared_over(held):
                 size = 4 * math.prod(held.shard_shape(shape.shape))
                 found.append(Replicated(path, axis, f"{' and '.join(ruled)} -> {axis} {ways}", size))
     return tuple(sorted(found, key=lambda one: -one.bytes))

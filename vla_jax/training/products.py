@@ -24,12 +24,10 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vla_jax.parameters import logical_axes
-from vla_jax.sharding import parameter_sharding
+from vla_jax.sharding import PHASES, in_phases, names_of, parameter_sharding, phased
 
 ReductionDtype = Literal["compute", "float32"]
-_ROWS = ("data", "fsdp")
-_PHASES = ("data", "fsdp_major", "fsdp_minor")
-"""`_ROWS` with `fsdp` in two."""
+_ROWS = ("data", *PHASES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +35,9 @@ class Product:
     """`lax.dot_general` of one linear layer: [r, ..., i] x [i, o]."""
 
     mesh: Mesh
+    """In phases."""
     kernel: PartitionSpec
-    """As it is stored, without the axis of layers."""
+    """As it is stored, without the axis of layers; in phases."""
     reduction: ReductionDtype
 
     def __call__(self, x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any) -> jax.Array:
@@ -61,23 +60,24 @@ class Product:
         return dx, self._kernel_gradient(x, dy).astype(kernel.dtype)
 
     def _kernel_gradient(self, x: jax.Array, dy: jax.Array) -> jax.Array:
-        mesh, dtype = _in_phases(self.mesh), jnp.float32 if self.reduction == "float32" else x.dtype
-        places = [_names(entry) for entry in self.kernel]
-        is_shared, by_output = any("fsdp" in names for names in places), "fsdp" in places[1]
+        dtype = jnp.float32 if self.reduction == "float32" else x.dtype
+        stored = [[name for name in names_of(entry) if name in PHASES] for entry in self.kernel]
+        # What is scattered first stands first: a TPU tile is 128 long the other way; a narrower share is no scatter.
+        is_turned = not stored[0]
+        stored = stored[::-1] if is_turned else stored
 
         def local(left: jax.Array, right: jax.Array) -> jax.Array:
             over = tuple(range(left.ndim - 1))
             partial_sum = jax.lax.dot_general(left, right, ((over, over), ((), ())), preferred_element_type=dtype)
-            if not is_shared:
-                return jax.lax.psum(partial_sum, _PHASES)
-            for axis in _PHASES[1:]:
-                partial_sum = jax.lax.psum_scatter(partial_sum, axis, scatter_dimension=0, tiled=True)
-            return jax.lax.psum(partial_sum, "data")
+            for dimension, phases in enumerate(stored):
+                for phase in phases:
+                    partial_sum = jax.lax.psum_scatter(partial_sum, phase, scatter_dimension=dimension, tiled=True)
+            scattered = [phase for phases in stored for phase in phases]
+            return jax.lax.psum(partial_sum, tuple(axis for axis in _ROWS if axis not in scattered))
 
-        rows, out = PartitionSpec(_PHASES), PartitionSpec(_PHASES[1:] if is_shared else None)
-        add = jax.shard_map(local, mesh=mesh, in_specs=(rows, rows), out_specs=out, axis_names=set(_PHASES))
-        # What is scattered stands first: a TPU tile is 128 long the other way, and a narrower share is no scatter.
-        found = add(dy, x).T if by_output else add(x, dy)
+        rows, out = PartitionSpec(_ROWS), PartitionSpec(*(tuple(phases) or None for phases in stored))
+        add = jax.shard_map(local, mesh=self.mesh, in_specs=(rows, rows), out_specs=out, axis_names=set(_ROWS))
+        found = add(dy, x).T if is_turned else add(x, dy)
         return jax.lax.with_sharding_constraint(found, NamedSharding(self.mesh, self.kernel))
 
     def _rows(self, x: jax.Array) -> jax.Array:
@@ -85,7 +85,7 @@ class Product:
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(_ROWS, *free)))
 
     def _gathered(self, kernel: jax.Array) -> jax.Array:
-        kept = (tuple(name for name in _names(entry) if name != "fsdp") for entry in self.kernel)
+        kept = (tuple(name for name in names_of(entry) if name not in PHASES) for entry in self.kernel)
         spec = PartitionSpec(*(names or None for names in kept))
         return jax.lax.with_sharding_constraint(kernel, NamedSharding(self.mesh, spec))
 
@@ -97,25 +97,15 @@ def with_products(module: Any, mesh: Mesh, reduction: ReductionDtype) -> Any:
     """
     if math.prod(mesh.shape[axis] for axis in _ROWS) == 1:
         return module
-    for _, layer in nnx.iter_modules(module):
+    whole = phased(mesh)
+    for path, layer in nnx.iter_modules(module):
         if type(layer) is nnx.Linear:
-            layer.dot_general = Product(mesh, _spec(mesh, layer), reduction)
+            spec = _spec(mesh, layer, "/".join(map(str, path)) + "/kernel")
+            layer.dot_general = Product(whole, spec, reduction)
     return module
 
 
-def _spec(mesh: Mesh, layer: nnx.Linear) -> PartitionSpec:
+def _spec(mesh: Mesh, layer: nnx.Linear, path: str) -> PartitionSpec:
     axes = logical_axes(layer.kernel.get_metadata(), layer.kernel.ndim)
-    whole = parameter_sharding(mesh, layer.kernel.shape, axes).spec
-    return PartitionSpec(*tuple(whole)[-2:])
-
-
-def _in_phases(mesh: Mesh) -> Mesh:
-    """The same devices in the same order, `fsdp` as two axes of nearly equal size: the sides of a square torus."""
-    data, fsdp, tensor = mesh.devices.shape
-    major = next(size for size in range(math.isqrt(fsdp), 0, -1) if fsdp % size == 0)
-    shape = (data, major, fsdp // major, tensor)
-    return Mesh(mesh.devices.reshape(shape), (*_PHASES, "tensor"), axis_types=(mesh.axis_types[0],) * 4)
-
-
-def _names(entry: Any) -> tuple[str, ...]:
-    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+    stored = parameter_sharding(mesh, layer.kernel.shape, axes, path=path).spec
+    return in_phases(PartitionSpec(*tuple(stored)[-2:]))
