@@ -6,7 +6,7 @@ STAMP := $(VENV)/.requirements
 WORKERS ?= --numprocesses 2 --dist loadfile
 PART ?= 1/1
 
-.PHONY: demo demo-short test test-fast test-all lint bench bench-learning clean
+.PHONY: demo demo-short test test-all lint bench bench-learning clean
 
 demo: $(STAMP)
 	$(RUN) -m vla_jax demo
@@ -16,9 +16,6 @@ demo-short: $(STAMP)
 
 test: $(STAMP)
 	JAX_PLATFORMS=cpu $(RUN) -m pytest $(WORKERS)
-
-test-fast: $(STAMP)
-	JAX_PLATFORMS=cpu $(RUN) -m pytest $(WORKERS) -m "not slow and not environments and not all_presets"
 
 test-all: $(STAMP)
 	JAX_PLATFORMS=cpu $(RUN) -m pytest $(WORKERS) -m "" --part $(PART)

@@ -16,6 +16,7 @@ from tests.conftest import ROOT, one_device
 from vla_jax.schemas import schema
 
 DEADLINE_SECONDS = 300
+pytestmark = pytest.mark.slow  # `make demo-short` runs beside `make test`
 
 
 def start(out) -> subprocess.Popen:

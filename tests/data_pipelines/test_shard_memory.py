@@ -25,7 +25,10 @@ def test_pages_of_records_that_were_read_are_let_go_of(tmp_path, record_bytes):
     number = 4 * RELEASED_BYTES // record_bytes
     with path.open("wb") as stream:
         write_records(stream, [data] * number)
-    held = [(record.data == data, resident_bytes(path)) for record in read_records(path)]
-    assert len(held) == number
-    assert all(is_whole for is_whole, _ in held)
-    assert 0 < max(resident for _, resident in held) <= RELEASED_BYTES + 2 * record_bytes
+    step, held = max(number // 8, 1), []
+    for place, record in enumerate(read_records(path)):
+        assert record.data == data
+        if place % step == step - 1:  # smaps takes a second in a process of many maps
+            held.append(resident_bytes(path))
+    assert place + 1 == number
+    assert 0 < max(held) <= RELEASED_BYTES + 2 * record_bytes

@@ -69,7 +69,7 @@ def losses(config, pipeline, sizes):
     return np.array(history)
 
 
-@pytest.mark.parametrize("mesh", [pytest.param("fsdp", marks=pytest.mark.all_presets), "hsdp", "tensor"])
+@pytest.mark.parametrize("mesh", ["hsdp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fsdp", "tensor"))])
 def test_losses_on_eight_devices_equal_those_of_one(config, pipeline, single, mesh):
     np.testing.assert_allclose(losses(config, pipeline, MESHES[mesh]), single, rtol=1e-5)
 

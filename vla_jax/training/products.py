@@ -95,9 +95,9 @@ def with_products(module: Any, mesh: Mesh, reduction: ReductionDtype) -> Any:
 
     Where `tensor` is all there is of the mesh, nothing is gathered or summed over rows, and nothing is done.
     """
-    if math.prod(mesh.shape[axis] for axis in _ROWS) == 1:
-        return module
     whole = phased(mesh)
+    if math.prod(whole.shape[axis] for axis in _ROWS) == 1:
+        return module
     for path, layer in nnx.iter_modules(module):
         if type(layer) is nnx.Linear:
             spec = _spec(mesh, layer, "/".join(map(str, path)) + "/kernel")
