@@ -1,10 +1,15 @@
-"""`plan --topology`: small recipes compiled for TPU pods that are not there. Needs libtpu; skips loudly without."""
+"""`plan --topology`: small recipes compiled for TPU pods that are not there.
+
+The compiler is downloaded; `make test-all` runs what needs it.
+"""
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import typing
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -33,20 +38,33 @@ def get_config():
 """
 
 
+@pytest.fixture(scope="session")
+def compiler() -> Path:
+    """Where libtpu lies: a folder of its own, for wherever it is installed JAX looks for a TPU first."""
+    folder = ROOT / "build" / "environments" / LIBTPU
+    if not folder.is_dir():
+        partial = folder.with_name(f"{LIBTPU}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        line = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(partial), LIBTPU]
+        ended = subprocess.run(line, capture_output=True, text=True)
+        assert not ended.returncode, ended.stderr
+        partial.rename(folder)
+    return folder
+
+
 @pytest.fixture
 def toy(tmp_path) -> str:
-    if importlib.util.find_spec("libtpu") is None:
-        pytest.skip(f"SKIPPED: the TPU compiler is not installed; pip install {LIBTPU}")
     file = tmp_path / "toy_recipe.py"
     file.write_text(RECIPE)
     return str(file)
 
 
-def plan(folder, *options, ends=0) -> tuple[dict, str]:
+def plan(compiler, folder, *options, ends=0) -> tuple[dict, str]:
     """In a process of its own: libtpu stays out of this one."""
     file = folder / "plan.json"
     line = [sys.executable, "-m", "vla_jax", "plan", "--json", str(file), "--config", *options]
-    ended = subprocess.run(line, cwd=ROOT, env=one_device(), capture_output=True, text=True)
+    environment = one_device() | {"PYTHONPATH": str(compiler)}
+    ended = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ended.returncode == ends, ended.stderr
     tree = json.loads(file.read_text()) if file.is_file() else {}
     if tree:
@@ -54,9 +72,20 @@ def plan(folder, *options, ends=0) -> tuple[dict, str]:
     return tree, ended.stdout + ended.stderr
 
 
-def test_a_step_compiled_for_a_pod_is_accounted_for(toy, tmp_path):
+@pytest.mark.environments
+def test_a_step_compiled_for_a_pod_is_accounted_for(compiler, toy, tmp_path):
     tree, output = plan(
-        tmp_path, toy, "--topology", "v5e:2x4", "--mesh.data", "1", "--mesh.fsdp", "8", "--hlo", str(tmp_path / "x.hlo")
+        compiler,
+        tmp_path,
+        toy,
+        "--topology",
+        "v5e:2x4",
+        "--mesh.data",
+        "1",
+        "--mesh.fsdp",
+        "8",
+        "--hlo",
+        str(tmp_path / "x.hlo"),
     )
     assert (tree["topology"], tree["chips"], tree["fits"]) == ("v5e:2x4", 8, True)
     assert tree["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
@@ -85,9 +114,11 @@ def test_a_step_compiled_for_a_pod_is_accounted_for(toy, tmp_path):
     assert "not indexed here (bridge_dataset)" in " ".join(output.split())
 
 
-@pytest.mark.slow
-def test_a_sweep_ranks_what_fits_and_says_why_the_rest_does_not(toy, tmp_path):
-    tree, output = plan(tmp_path, toy, "--topology", "v5e:1x2", "--sweep", "--mesh.data", "2", "--sweep-most", "2")
+@pytest.mark.environments
+def test_a_sweep_ranks_what_fits_and_says_why_the_rest_does_not(compiler, toy, tmp_path):
+    tree, output = plan(
+        compiler, tmp_path, toy, "--topology", "v5e:1x2", "--sweep", "--mesh.data", "2", "--sweep-most", "2"
+    )
     assert len(tree["sweep"]) == 3 * len(typing.get_args(Remat))
     tried = [one for one in tree["sweep"] if "samples_per_second_per_chip" in one]
     assert len(tried) == 2
@@ -100,10 +131,12 @@ def test_a_sweep_ranks_what_fits_and_says_why_the_rest_does_not(toy, tmp_path):
     assert "samples/s a chip" in " ".join(output.split())
 
 
-@pytest.mark.all_presets
+@pytest.mark.environments
 @pytest.mark.parametrize("chip", ["v5e:4x4", "v6e:4x4", "v5p:2x2x4"])
-def test_a_tiny_recipe_compiles_for_every_chip(toy, chip, tmp_path):
-    tree, _ = plan(tmp_path, TINY, "--topology", chip, "--batch-size", "16", "--mesh.data", "4", "--mesh.fsdp", "4")
+def test_a_tiny_recipe_compiles_for_every_chip(compiler, chip, tmp_path):
+    tree, _ = plan(
+        compiler, tmp_path, TINY, "--topology", chip, "--batch-size", "16", "--mesh.data", "4", "--mesh.fsdp", "4"
+    )
     assert tree["unaccounted"] == []
     flops = tree["flops_per_step_per_chip"]
     assert flops["compiled"] == pytest.approx(flops["analytic"], rel=0.01)
@@ -169,6 +202,7 @@ def test_options_that_do_not_go_together_are_refused(options, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.environments
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -176,6 +210,6 @@ def test_options_that_do_not_go_together_are_refused(options, message, capsys):
         (["--mesh.fsdp", "8", "--mesh.data", "1", "--batch-size", "12"], "batch_size=12 does not divide"),
     ],
 )
-def test_what_does_not_divide_is_refused_by_name(toy, tmp_path, options, message):
-    _, output = plan(tmp_path, toy, "--topology", "v5e:2x4", *options, ends=2)
+def test_what_does_not_divide_is_refused_by_name(compiler, toy, tmp_path, options, message):
+    _, output = plan(compiler, tmp_path, toy, "--topology", "v5e:2x4", *options, ends=2)
     assert message in " ".join(output.split())
