@@ -1,12 +1,14 @@
 """What chips send one another, read from compiled HLO, against counts by hand."""
 
+import re
+
 import numpy as np
 import pytest
 
 from tests.planning.test_hlo import HIDDEN, LAYERS, PERCEPTRONS, WIDTH
 from vla_jax.planning import collectives as reader
 from vla_jax.planning import hlo
-from vla_jax.planning.collectives import collectives, replica_groups
+from vla_jax.planning.collectives import GATHER_BY_SUM, collectives, replica_groups
 
 MATRIX = 2 * WIDTH * HIDDEN
 """Bytes in bf16."""
@@ -104,6 +106,33 @@ ENTRY %main (x: f32[4], y: bf16[6]) -> f32[4] {{
 """
     (one,) = (found := read(text, 4)).found
     assert (one.kind, one.bytes, one.count, found.unaccounted) == (kind, size, 1, ())
+
+
+@pytest.mark.parametrize(("placed", "kind"), [(True, GATHER_BY_SUM), (False, "all-reduce")])
+def test_a_sum_of_parts_among_zeros_is_a_gather_that_costs_a_sum(placed, kind):
+    part = "dynamic-update-slice(%zeros, %x, %i)" if placed else "add(%zeros, %zeros)"
+    text = f"""HloModule one
+{ADD}
+ENTRY %main (x: f32[1], i: s32[]) -> f32[4] {{
+  %x = f32[1]{{0}} parameter(0)
+  %i = s32[] parameter(1)
+  %zeros = f32[4]{{0}} constant({{0, 0, 0, 0}})
+  %part = f32[4]{{0}} {part}
+  ROOT %out = f32[4]{{0}} all-reduce(%part), replica_groups={{}}, to_apply=%add
+}}
+"""
+    (one,) = read(text, 4).found
+    assert (one.kind, one.bytes) == (kind, 16)
+
+
+def test_a_collective_without_a_name_is_of_the_loop_around_it():
+    """The second half of a reduction has none of its own on a TPU; the loop that it runs in says where it belongs."""
+    text = re.sub(
+        r"metadata=\{[^}]*\}", lambda found: found[0] if '/while"' in found[0] else "metadata={}", PERCEPTRONS
+    )
+    phases = {one.phase for one in read(text).found if one.count == LAYERS}
+    assert phases
+    assert "unnamed" not in phases
 
 
 def test_one_that_another_instruction_starts_counts_once():

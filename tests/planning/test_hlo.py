@@ -146,6 +146,25 @@ def test_a_kernel_says_what_it_costs_or_is_named():
     assert (silent.flops, silent.uncounted) == (0, ("k: custom call tpu_custom_call",))
 
 
+def test_splash_costs_the_products_that_its_kernels_do_and_its_attributes_run_over_lines():
+    text = """HloModule one
+
+ENTRY %main (m: s8[1,5,5], q: bf16[8,20,640,64], k: bf16[8,20,512,64], l: f32[8,20,1,640]) -> bf16[8,20,640,64] {
+  %m = s8[1,5,5]{2,1,0} parameter(0)
+  %q = bf16[8,20,640,64]{3,2,1,0} parameter(1)
+  %k = bf16[8,20,512,64]{3,2,1,0} parameter(2)
+  %dq = bf16[8,20,640,64]{3,2,1,0} custom-call(%m, %q, %k, %k), custom_call_target="tpu_custom_call", a={m={
+"xprof_metadata":"{\\"block_q_dq\\": 128}"
+}}, metadata={op_name="jit(f)/splash_mha_dq_no_residuals/pallas_call"}
+  ROOT %out = bf16[8,20,640,64]{3,2,1,0} add(%dq, %q)
+}
+"""
+    module = hlo.parse(text)
+    assert list(module.computations["main"].instructions) == ["m", "q", "k", "dq", "out"]
+    assert (found := work(module)).uncounted == ()
+    assert found.flops == 3 * 2 * 8 * 20 * 640 * 512 * 64
+
+
 def test_only_the_slice_that_a_fusion_reads_or_writes_is_traffic():
     text = """HloModule slices
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vla_jax.planning.collectives import Collective
+from vla_jax.planning.collectives import GATHER_BY_SUM, Collective
 from vla_jax.planning.roofline import collective_seconds, roofline
 from vla_jax.planning.topologies import CHIPS, topology
 from vla_jax.types import InputError
@@ -34,6 +34,7 @@ ALL = np.arange(256)[None]
         ("all-gather", ROW, 15 / 16 / (2 * LINK)),
         ("reduce-scatter", ROW.T, 15 / 16 / (2 * LINK)),
         ("all-reduce", ROW, 2 * 15 / 16 / (2 * LINK)),
+        (GATHER_BY_SUM, ROW, 2 * 15 / 16 / (2 * LINK)),
         ("all-gather", ALL, 255 / 256 / (4 * LINK)),  # both axes
         ("all-gather", ROW.reshape(32, 8), 7 / 8 / LINK),  # half a ring is a line
         ("all-to-all", ROW, 15 / 16 * 16 / 8 / LINK),

@@ -20,6 +20,9 @@ from jaxtyping import Int
 
 from vla_jax.planning.hlo import Computation, Instruction, Module
 
+GATHER_BY_SUM = "all-gather by all-reduce"
+"""Each chip puts its part among zeros, and all are summed: how TPU's compiler gathers several small arrays at once. It
+costs what an all-reduce does."""
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 OTHERS = ("ragged-all-to-all", "collective-broadcast", "send", "recv")
 """Known, but no program of ours has them: named as unaccounted rather than counted wrongly."""
@@ -126,6 +129,8 @@ def _collective(module: Module, computation: Computation, instruction: Instructi
         raise ValueError("its operands are not in the text")
     if kind == "all-reduce" and _is_sliced(module, computation, instruction, groups.shape[1]):
         kind = "reduce-scatter"
+    elif kind == "all-reduce" and all(operand.opcode == "dynamic-update-slice" for operand in operands):
+        kind = GATHER_BY_SUM
     layer, phase = _place(module, computation, instruction)
     return Collective(
         name=instruction.name,
@@ -163,7 +168,9 @@ def _near(module: Module, computation: Computation, instruction: Instruction) ->
         yield from (i for name in module.called(operand) for i in module.computations[name].instructions.values())
     yield from (user for user in computation.instructions.values() if instruction.name in user.operands)
     yield from computation.instructions.values()
-    if (caller := module.callers.get(computation.name)) is not None:
+    name = computation.name
+    while name in module.callers:  # a fusion, then the loop whose round it is a part of
+        name, caller = module.callers[name]
         yield caller
 
 

@@ -167,10 +167,10 @@ class Module:
         )
 
     @functools.cached_property
-    def callers(self) -> dict[str, Instruction]:
-        """An instruction that runs each computation."""
+    def callers(self) -> dict[str, tuple[str, Instruction]]:
+        """An instruction that runs each computation, behind the name of the one that it stands in."""
         return {
-            name: instruction
+            name: (computation.name, instruction)
             for computation in self.computations.values()
             for instruction in computation.instructions.values()
             for name in self.called(instruction)
@@ -227,7 +227,7 @@ def parse(text: str) -> Module:
     entry = name = ""
     instructions: dict[str, Instruction] = {}
     root: Instruction | None = None
-    for line in text.splitlines():
+    for line in _lines(text):
         if not line.startswith((" ", "}")):
             if head := _HEAD.match(line):
                 name, instructions, root = head[2], {}, None
@@ -241,6 +241,18 @@ def parse(text: str) -> Module:
             root = instruction if found[1] else root
     assert entry in computations, "this is no text of a compiled module: it has no ENTRY"
     return Module(entry, computations, _frames(text))
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Those of an instruction in one: a Pallas kernel's attributes run over several."""
+    line = ""
+    for following in text.splitlines():
+        if line.startswith(" ") and not following.startswith(" ") and not re.match(r"}(?!})", following):
+            line += following
+        else:
+            yield line
+            line = following
+    yield line
 
 
 def _instruction(name: str, text: str) -> Instruction:

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from vla_jax.planning.collectives import Collective
+from vla_jax.planning.collectives import GATHER_BY_SUM, Collective
 from vla_jax.planning.topologies import Chip, Topology
 
 
@@ -90,7 +90,7 @@ def _group_seconds(collective: Collective, chip: Chip, span: Span) -> float:
     if collective.kind == "all-to-all":
         seconds = collective.bytes * inside / span.exchange if inside else 0.0
         return seconds + collective.bytes * between / chip.dcn_bandwidth
-    passes = 2 if collective.kind == "all-reduce" else 1
+    passes = 2 if collective.kind in ("all-reduce", GATHER_BY_SUM) else 1
     seconds = passes * collective.bytes * inside / span.bandwidth if inside else 0.0
     # Each chip exchanges its own part of the array with its like in the other slices.
     return seconds + passes * collective.bytes / span.chips * between / chip.dcn_bandwidth

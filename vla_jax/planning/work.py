@@ -25,6 +25,9 @@ _HARMLESS = re.compile(
     "|GatherScatterIndicesBitpacked|AsyncCollective|ConcatBitcast"
 )
 """Targets of custom calls that compute nothing."""
+SPLASH_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
+"""Of queries with keys, and the like, in each of its kernels; both of the backward pass compute the scores again. As if
+no block were skipped, padding included: the model's own count has neither."""
 _READS_A_PART = ("dynamic-slice", "slice", "gather")
 
 
@@ -42,7 +45,7 @@ def work(module: Module) -> Work:
         computation = module.computations[name]
         for instruction in computation.instructions.values():
             if instruction.opcode == "custom-call" and not _HARMLESS.search(_target(instruction)):
-                cost = _kernel_cost(instruction)
+                cost = _kernel_cost(computation, instruction)
                 if cost is None:
                     uncounted.append(f"{instruction.name}: custom call {_target(instruction)}")
                 flops += runs * (cost or 0)
@@ -96,10 +99,17 @@ def _target(instruction: Instruction) -> str:
     return (instruction.attribute("custom_call_target") or "").strip('"')
 
 
-def _kernel_cost(instruction: Instruction) -> int | None:
-    """FLOPs that a Pallas kernel was given (`cost_estimate`)."""
+def _kernel_cost(computation: Computation, instruction: Instruction) -> int | None:
+    """FLOPs that a Pallas kernel was given (`cost_estimate`), or that splash is known to do."""
     found = re.search(r'"cost_estimate":(\{[^}]*\})', instruction.attributes.replace("\\", ""))
-    return int(json.loads(found[1]).get("flops", 0)) if found else None
+    if found:
+        return int(json.loads(found[1]).get("flops", 0))
+    splash = re.search("/splash_m[hq]a_(fwd|dq|dkv)", instruction.op_name)
+    if splash is None:
+        return None
+    read = [computation.instructions[name].shapes[0] for name in instruction.operands]
+    query, key = [shape.sizes for shape in read if len(shape.sizes) == 4][:2]
+    return 2 * SPLASH_PRODUCTS[splash[1]] * math.prod(query) * key[-2]
 
 
 def _traffic(module: Module, computation: Computation, instruction: Instruction) -> int:
