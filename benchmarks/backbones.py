@@ -166,6 +166,7 @@ def _jax_clip(sizes: Clip) -> Callable[[], object]:
     from flax import nnx
 
     from vla_jax.encoders.clip import clip_l14
+    from vla_jax.nn import attention_kernels
 
     nnx.set_graph_mode(False)
     nnx.set_graph_updates(False)
@@ -174,7 +175,7 @@ def _jax_clip(sizes: Clip) -> Callable[[], object]:
     config = dataclasses.replace(config.vision, **{name: getattr(sizes, name) for name in names})
     model = jax.jit(lambda key: config.build(nnx.Rngs(key)))(jax.random.key(0))
     images = jax.numpy.asarray(_images(sizes))
-    forward = jax.jit(lambda model, images: model.hidden(images).tokens)
+    forward = jax.jit(attention_kernels.of_inference().around(lambda model, images: model.hidden(images).tokens))
     return lambda: jax.block_until_ready(forward(model, images))
 
 

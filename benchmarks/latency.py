@@ -29,7 +29,7 @@ from vla_jax import accelerator, recipe
 from vla_jax.inference import readers
 from vla_jax.inference.fleet import Fleet
 from vla_jax.inference.history import History, gather
-from vla_jax.nn.attention_kernels import AttentionKernels
+from vla_jax.nn import attention_kernels
 from vla_jax.parameters import abstract
 from vla_jax.policies.base import PolicyConfig
 from vla_jax.types import DataRequirements, Parameters
@@ -92,7 +92,7 @@ def _ways(config: PolicyConfig, dtype: str, num_robots: int) -> dict[str, Callab
     structure = abstract(lambda: config.build(nnx.Rngs(0)))
     parameters = _parameters(structure.shapes(), dtype)
     reader = readers.reader(structure.merge(parameters), structure.merge, parameters, requirements)
-    act = jax.jit(AttentionKernels(platform=jax.default_backend()).around(lambda p, o: structure.merge(p).act(o)))
+    act = jax.jit(attention_kernels.of_inference().around(lambda p, o: structure.merge(p).act(o)))
     history, words = History(requirements), _words(requirements, generator)
     batch, singles = Fleet(reader, num_robots), [Fleet(reader, 1) for _ in range(num_robots)]
     for robot, fleet in enumerate(singles):

@@ -21,7 +21,7 @@ from vla_jax.config import RunConfig
 from vla_jax.inference import readers
 from vla_jax.inference.readers import Reader
 from vla_jax.language.tokenizer import Tokenizer
-from vla_jax.nn.attention_kernels import AttentionKernels
+from vla_jax.nn import attention_kernels
 from vla_jax.nn.quantization import QuantizationConfig
 from vla_jax.parameter_store import StoredParameters, Weights, load_parameters
 from vla_jax.parameters import Structure
@@ -128,7 +128,7 @@ class TrainedPolicy:
             policy: Any = structure.merge(parameters)
             return policy.act(observation)
 
-        return jax.jit(AttentionKernels(platform=jax.default_backend()).around(act))
+        return jax.jit(attention_kernels.of_inference().around(act))
 
 
 def load_policy(path: Path | str, *, step: int | None = None, weights: Weights = "ema") -> TrainedPolicy:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vla_jax.nn import masks
+from vla_jax.nn import attention_kernels, masks
 from vla_jax.nn.attention import attend
 from vla_jax.nn.block import plain_block
 from vla_jax.nn.stack import Remat, StackConfig, Taps
@@ -124,6 +124,27 @@ def test_structure_names_axes_without_allocating():
     assert structure.shapes()["blocks/mlp/up/kernel"].shape == (32, 4096, 20)
     assert structure.logical_axes()["blocks/mlp/up/kernel"] == ("layers", "embed", "mlp")
     assert structure.logical_axes()["blocks/mlp_norm/scale"] == ("layers", "feature")
+
+
+@pytest.mark.parametrize(("rows", "is_split"), [(1, True), (2, True), (3, False), (None, False)])
+def test_a_few_rows_at_a_time_give_what_all_do_taps_too(stack, x, rows, is_split):
+    x = jnp.concatenate([x, x + 1])[:4]
+    kernels = attention_kernels.AttentionKernels(platform="cpu", rows=rows)
+
+    def run(x):
+        return stack.run(x, Taps(layers=(1,), projections=(0, 2)))
+
+    traced = kernels.around(run)
+    assert ("scan" in str(jax.make_jaxpr(traced)(x)).split("scan", 1)[1]) == is_split
+    for found, expected in zip(jax.tree.leaves(traced(x)), jax.tree.leaves(run(x)), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_rows_that_a_mask_tells_apart_stay_together(stack, x):
+    mask = masks.causal_over_valid(jnp.arange(x.shape[1]) < jnp.arange(1, 1 + len(x))[:, None])
+    kernels = attention_kernels.AttentionKernels(platform="cpu", rows=1)
+    found = kernels.around(lambda x: stack.run(x, Taps(), mask=mask).tokens)(x)
+    np.testing.assert_array_equal(found, stack.run(x, Taps(), mask=mask).tokens)
 
 
 def test_what_is_kept_of_projections_is_made_inside_the_layer_and_only_that_is_held(stack, x):

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from vla_jax.inference.history import gather
-from vla_jax.nn.attention_kernels import AttentionKernels
+from vla_jax.nn import attention_kernels
 from vla_jax.types import DataRequirements, Observation, Parameters
 
 
@@ -53,7 +53,7 @@ class Compiler:
     def __init__(self, merge: Callable[[Parameters], Any], parameters: Parameters):
         """Args: merge: parameters to the policy."""
         self._merge, self._parameters = merge, jax.device_put(parameters)
-        self._kernels = AttentionKernels(platform=jax.default_backend())
+        self._kernels = attention_kernels.of_inference()
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         compiled = jax.jit(self._kernels.around(self._on_parameters(function)), donate_argnums=1)

@@ -86,11 +86,13 @@ def tiny() -> Qwen3VlTextConfig:
 
 
 def small(*, width: int, num_layers: int, vocab_size: int) -> Qwen3VlTextConfig:
-    """To be trained from nothing on a CPU."""
-    release = _release(width=width, num_layers=num_layers, num_heads=width // 16, mlp_width=2 * width, tied_head=True)
-    sizes: dict[str, Any] = {"num_key_value_heads": width // 32, "head_width": 16, "vocab_size": vocab_size}
-    decoder = dataclasses.replace(release.decoder, **sizes, max_length=256, theta=1e4, remat="none")
-    return Qwen3VlTextConfig(decoder=decoder, sections=(4, 2, 2))
+    """To be trained from nothing on a CPU. The release's theta: most of a head's channels turn slowly, and say what a
+    token is rather than where.
+    """
+    release = _release(width=width, num_layers=num_layers, num_heads=width // 32, mlp_width=2 * width, tied_head=True)
+    sizes: dict[str, Any] = {"num_key_value_heads": width // 32, "head_width": 32, "vocab_size": vocab_size}
+    decoder = dataclasses.replace(release.decoder, **sizes, max_length=256, remat="none")
+    return Qwen3VlTextConfig(decoder=decoder, sections=(8, 4, 4))
 
 
 def _release(*, width: int, num_layers: int, num_heads: int, mlp_width: int, tied_head: bool) -> Qwen3VlTextConfig:

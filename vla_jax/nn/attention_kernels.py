@@ -52,6 +52,9 @@ class AttentionKernels:
     spread: Callable[[Callable], Callable] | None = None
     """Makes a function of arrays [b, n, h, f] and [b, n] one that each device runs on its rows and heads. None: there
     is one device. XLA and cuDNN are divided by the compiler and do not need it."""
+    rows: int | None = None
+    """Of pictures that go through a layer of a tower together; None: all. Two fill a processor's cache, and a layer of
+    CLIP-L takes an eighth less than with eight of them; gradients of its weights would have to be added up."""
 
     def __post_init__(self):
         runs_on = {"cudnn": ("gpu",), "splash": ("tpu", "cpu")}.get(self.choice, (self.platform,))
@@ -70,6 +73,12 @@ class AttentionKernels:
                 _active.reset(token)
 
         return traced
+
+
+def of_inference() -> AttentionKernels:
+    """Of a program without gradients, on the devices that JAX takes by itself."""
+    platform = jax.default_backend()
+    return AttentionKernels(platform=platform, rows=2 if platform == "cpu" else None)
 
 
 class Call(NamedTuple):

@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from vla_jax.nn import attention_kernels
 from vla_jax.nn.attention import KeyValue, Projections
 from vla_jax.nn.block import Block, BlockConfig
 from vla_jax.nn.rotary import Rotation
@@ -134,9 +135,14 @@ class Stack(nnx.Module):
 
         def one(x: Array, number: Block | Array, block_extra: KeyValue | None) -> tuple[Array, Any]:
             block = self.at(number)
-            projections = block.projections(x, rotation=rotation)
-            kept = projections if taps.kept is None else taps.kept(projections)
-            return block.finish(x, block.attention.combine(projections, mask=mask, extra=block_extra)), kept
+
+            def layer(x: Array) -> tuple[Array, Any]:
+                projections = block.projections(x, rotation=rotation)
+                kept = projections if taps.kept is None else taps.kept(projections)
+                return block.finish(x, block.attention.combine(projections, mask=mask, extra=block_extra)), kept
+
+            is_alike = mask is None and block_extra is None and (rotation is None or rotation.cos.ndim == 2)
+            return few_rows(layer, x) if is_alike else layer(x)
 
         def body(carry: tuple, layer: tuple) -> tuple[tuple, None]:
             (x, rooms), (index, places, *inputs) = carry, layer
@@ -188,6 +194,16 @@ def checkpointed(body: Callable, remat: Remat) -> Callable:
     if remat == "none":
         return body
     return jax.checkpoint(body, prevent_cse=False, policy=_KEPT[remat])
+
+
+def few_rows(layer: Callable[[Array], Any], x: Float[Array, "b n d"]) -> Any:
+    """`layer(x)`, as many rows at a time as the program that is traced asks for."""
+    kernels = attention_kernels.active()
+    rows = None if kernels is None else kernels.rows
+    if rows is None or len(x) % rows:
+        return layer(x)
+    found = jax.lax.map(layer, x.reshape(-1, rows, *x.shape[1:]))
+    return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), found)
 
 
 def _is_narrow_dot(primitive, *inputs, **parameters) -> bool:

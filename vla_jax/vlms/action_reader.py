@@ -150,9 +150,11 @@ def word_attention(
 
 
 def small_reader(image_size: int) -> ActionReaderConfig:
-    """For `qwen3_vl.small`: no turn around the words, proprio is read."""
+    """For `qwen3_vl.small`: no turn around the words; proprio and the wrist's camera are read."""
     sequence = ActionSequenceConfig(before=(), picture_start=513, picture_end=514, after=())
-    return ActionReaderConfig(image_size=image_size, text_length=16, reads_proprio=True, sequence=sequence)
+    return ActionReaderConfig(
+        cameras=("primary", "wrist"), image_size=image_size, text_length=16, reads_proprio=True, sequence=sequence
+    )
 
 
 def tiny_reader(config: ActionReaderConfig) -> ActionReaderConfig:

@@ -215,7 +215,7 @@ def tiny_with_words() -> Qwen3VlConfig:
 def small(*, image_size: int, patch_size: int, width: int, num_layers: int) -> Qwen3VlConfig:
     """To be trained from nothing on a CPU, with the built-in tokenizer: 512 ids, and those around pictures."""
     tower = vision_module.small(
-        image_size=image_size, patch_size=patch_size, width=width, num_layers=2, out_width=width
+        image_size=image_size, patch_size=patch_size, width=width, num_layers=1, out_width=width
     )
     language = text_module.small(width=width, num_layers=num_layers, vocab_size=520)
     return Qwen3VlConfig(vision=tower, language=language, image_id=512)
