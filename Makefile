@@ -35,6 +35,9 @@ bench: $(STAMP)
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.weights --family llama
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.backbones
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.pruning
+	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.guidance
+	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.step_overhead
+	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.restore
 	JAX_PLATFORMS=cpu $(RUN) -m benchmarks.latency
 	test ! -x build/environments/tensorflow/bin/python || $(RUN) -m benchmarks.against_tf_data  # after test-all
 
