@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=POLICIES, metavar="NAME")
     parser.add_argument("--steps", type=int, default=2_000)
-    parser.add_argument("--trials", type=int, default=150)
+    parser.add_argument("--trials", type=int, default=300)
     parser.add_argument("--episodes", type=int, default=2_000, help="of each robot")
     options = parser.parse_args()
     _keep_settings(options)

@@ -6,8 +6,9 @@ Data      That of benchmarks/learning.py: both robots of the tabletop, suite `re
           purple blocks being reached for.
 Variants  ef_vla (get_config), lf_vla, dfa_model1 to dfa_model5, qwenvla_oft, deepvision_vla; tiny
 Equal     Data, seed, number of steps, batch, optimizer, pictures of 64 pixels, the proprio that is read. Not equal:
-          parameters and time a step, which the table prints; and DFA-VLA's targets are normalised by quantiles to
-          -1..1, for its actions come through tanh, those of the others by mean and deviation.
+          parameters and time a step, which the table prints; DFA-VLA has one camera, as in its paper, the others the
+          wrist's too; and its targets are normalised by quantiles to -1..1, for its actions come through tanh, those
+          of the others by mean and deviation.
 Chips     None: minutes each on 2 CPU cores; what was seen is in docs/benchmarks.md.
 """
 

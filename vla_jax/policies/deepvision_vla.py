@@ -246,7 +246,8 @@ def deepvision_vla_scratch(
 ) -> DeepvisionVlaConfig:
     """The same wiring with a small tower, text model and expert that train from nothing, in minutes on a CPU.
 
-    Differs from the paper's: patches of 8 pixels in the tower; proprio is read; the expert's pictures are no larger.
+    Differs from the paper's: patches of 8 pixels in the tower; proprio and the wrist's camera are read; the expert's
+    pictures are no larger.
     """
     half = num_layers // 2
     expert = Dinov3Config(

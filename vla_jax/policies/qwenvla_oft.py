@@ -123,7 +123,8 @@ def qwenvla_oft_scratch(
 ) -> QwenvlaOftConfig:
     """The same wiring with a small tower and text model that train from nothing, in minutes on a CPU.
 
-    Differs from the paper's: patches of 8 pixels; proprio is read; no turn around the words.
+    Differs from the paper's: patches of 8 pixels; proprio and the wrist's camera are read; no turn
+    around the words.
     """
     vlm = qwen3_vl.small(image_size=image_size, patch_size=8, width=width, num_layers=num_layers)
     return QwenvlaOftConfig(action_space=action_space, vlm=vlm, reader=small_reader(image_size))
