@@ -240,7 +240,7 @@ def test_the_scratch_twin_is_small(action_space):
     config = deepvision_vla.deepvision_vla_scratch(action_space)
     shapes = abstract(lambda: config.build(nnx.Rngs(0))).shapes()
     assert sum(shape.size for shape in shapes.values()) < 1.5e6
-    high = config.data_requirements().cameras[1]
+    high = config.data_requirements().cameras[-1]
     assert (high.slot, high.source_slot) == ("primary_high", "primary")
 
 

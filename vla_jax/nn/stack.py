@@ -7,6 +7,7 @@ of gradients, each as large as all parameters, as there are parts.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -134,13 +135,7 @@ class Stack(nnx.Module):
             )
 
         def one(x: Array, number: Block | Array, block_extra: KeyValue | None) -> tuple[Array, Any]:
-            block = self.at(number)
-
-            def layer(x: Array) -> tuple[Array, Any]:
-                projections = block.projections(x, rotation=rotation)
-                kept = projections if taps.kept is None else taps.kept(projections)
-                return block.finish(x, block.attention.combine(projections, mask=mask, extra=block_extra)), kept
-
+            layer = functools.partial(_tapped, self.at(number), taps, mask, rotation, block_extra)
             is_alike = mask is None and block_extra is None and (rotation is None or rotation.cos.ndim == 2)
             return few_rows(layer, x) if is_alike else layer(x)
 
@@ -194,6 +189,15 @@ def checkpointed(body: Callable, remat: Remat) -> Callable:
     if remat == "none":
         return body
     return jax.checkpoint(body, prevent_cse=False, policy=_KEPT[remat])
+
+
+def _tapped(
+    block: Block, taps: Taps, mask: Mask | None, rotation: Rotation | None, extra: KeyValue | None, x: Array
+) -> tuple[Array, Any]:
+    """A layer's output, and what is kept of its projections."""
+    projections = block.projections(x, rotation=rotation)
+    kept = projections if taps.kept is None else taps.kept(projections)
+    return block.finish(x, block.attention.combine(projections, mask=mask, extra=extra)), kept
 
 
 def few_rows(layer: Callable[[Array], Any], x: Float[Array, "b n d"]) -> Any:
