@@ -66,9 +66,11 @@ for name, (sizes, order) in meshes.items():
 
 
 RUN_ON_EIGHT = """
+from vla_jax.training.optimizer import OptimizerConfig
 from vla_jax.sharding import MeshConfig
 
-config = toy_config(num_steps=int(sys.argv[2]), mesh=MeshConfig(data=2, fsdp=4))
+optimizer = OptimizerConfig(peak_rate=3e-3, warmup_steps=4, final_rate=3e-3)  # for runs of any length
+config = toy_config(num_steps=int(sys.argv[2]), mesh=MeshConfig(data=2, fsdp=4), optimizer=optimizer)
 sys.exit(0 if train_toy(config, folder, devices=8) else 1)
 """
 
