@@ -4,7 +4,7 @@
 
 A folder of N equal float32 arrays, written as checkpoints are, is read in a process of its own onto a mesh of eight
 devices of this CPU, whose memory is the host's. Printed is the most anonymous memory that the process had (sampled each
-2 ms) less what it has when all arrays are in their places, over the size of one array. `one by one` is what every
+2 ms) less what it had before and the bytes of the arrays, over the size of one array. `one by one` is what every
 restore does (`parameter_store.read_arrays` with shardings); `whole` has all on the host first. Bar: 1.3.
 """
 
@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.weights import anonymous_bytes
 
 WAYS = ("one by one", "whole")
 SECONDS_BETWEEN = 0.002
@@ -69,11 +71,11 @@ def _restored(side: str, folder: Path) -> dict[str, int]:
 
     mesh = MeshConfig(data=1, fsdp=8).build(jax.devices())
     places = dict.fromkeys(array_paths(folder), NamedSharding(mesh, PartitionSpec("fsdp")))
-    before, samples, is_over = anonymous_bytes(), [0], threading.Event()
+    before, samples, is_over = anonymous_bytes(os.getpid()), [0], threading.Event()
 
     def sample() -> None:
         while not is_over.is_set():
-            samples.append(anonymous_bytes())
+            samples.append(anonymous_bytes(os.getpid()))
             time.sleep(SECONDS_BETWEEN)
 
     thread = threading.Thread(target=sample)
@@ -90,13 +92,7 @@ def _restored(side: str, folder: Path) -> dict[str, int]:
         "beside": max(samples) - before - state,
         "state": state,
         "leaf": max(array.nbytes for array in arrays.values()),
-        "after": anonymous_bytes() - before - state,
     }
-
-
-def anonymous_bytes() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ def parameter_sharding(
             fits = _fallback(mesh, shape, axes, parts)
         if fits:
             parts[fits[0]].append(target)
-        elif ruled and target == "fsdp" and _in_phases(mesh, shape, axes, parts):
+        elif ruled and target == "fsdp" and _put_in_phases(mesh, shape, axes, parts):
             return NamedSharding(phased(mesh), PartitionSpec(*(_entry(names) for names in parts)))
         elif ruled and math.prod(shape) > WHOLE_AT_MOST:
             raise InputError(_misfit(mesh, shape, axes, ruled[0], path))
@@ -183,7 +183,7 @@ def _fallback(
     return sorted(places, key=lambda place: -shape[place])
 
 
-def _in_phases(mesh: Mesh, shape: tuple[int, ...], axes: tuple[str | None, ...], parts: list[list[str]]) -> bool:
+def _put_in_phases(mesh: Mesh, shape: tuple[int, ...], axes: tuple[str | None, ...], parts: list[list[str]]) -> bool:
     """Puts each phase of `fsdp` where it divides, the larger one first. False: neither does so anywhere."""
     whole = phased(mesh)
     for phase in sorted(PHASES, key=lambda phase: -whole.shape[phase]):

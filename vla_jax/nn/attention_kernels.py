@@ -54,7 +54,7 @@ class AttentionKernels:
     is one device. XLA and cuDNN are divided by the compiler and do not need it."""
     rows: int | None = None
     """Of pictures that go through a layer of a tower together; None: all. Two fill a processor's cache, and a layer of
-    CLIP-L takes an eighth less than with eight of them; gradients of its weights would have to be added up."""
+    CLIP-L takes a sixth less than with eight of them; gradients of its weights would have to be added up."""
 
     def __post_init__(self):
         runs_on = {"cudnn": ("gpu",), "splash": ("tpu", "cpu")}.get(self.choice, (self.platform,))

@@ -204,7 +204,7 @@ def few_rows(layer: Callable[[Array], Any], x: Float[Array, "b n d"]) -> Any:
     """`layer(x)`, as many rows at a time as the program that is traced asks for."""
     kernels = attention_kernels.active()
     rows = None if kernels is None else kernels.rows
-    if rows is None or len(x) % rows:
+    if rows is None or len(x) == rows or len(x) % rows:
         return layer(x)
     found = jax.lax.map(layer, x.reshape(-1, rows, *x.shape[1:]))
     return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), found)
