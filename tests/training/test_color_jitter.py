@@ -1,11 +1,15 @@
 """Colour augmentation against torchvision's documented formulas, written out here, and against wrong twins of them."""
 
 import dataclasses
+import math
+import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vla_jax.training import augmentation
 from vla_jax.training.augmentation import ColorJitterConfig, augment, jitter
 from vla_jax.types import Batch, InputError, Observation
 
@@ -176,6 +180,38 @@ def test_the_shift_is_one_number_for_all_pixels_within_its_range():
 def test_a_large_picture_does_not_overflow():
     white = np.full((1, 1024, 1024, 3), 250, np.uint8)
     assert error(dataclasses.replace(OFF, contrast=(0.0, 0.0)), lambda x: x, white) < PERCENT
+
+
+# ---- integers
+
+
+@pytest.mark.parametrize("divisor", [1, 2, 3, 7, 1021, 4095, 4096, 4097, 9973, 16319, 16320])
+def test_the_quotient_is_that_of_integers_for_every_difference_of_two_channels(divisor):
+    x = np.arange(-divisor, divisor + 1, dtype=np.int32) * 4096
+    found = jax.jit(augmentation._quotient)(x, jnp.int32(divisor))
+    np.testing.assert_array_equal(found, x // divisor)
+
+
+@pytest.mark.parametrize("wrong", [1 - 1e-6, 1 + 1e-6, 1 + 1e-4])
+def test_the_quotient_does_not_depend_on_how_exactly_floats_divide(wrong, monkeypatch):
+    x = np.arange(-9973, 9974, dtype=np.int32) * 4096
+    floor = jnp.floor
+    monkeypatch.setattr(augmentation.jnp, "floor", lambda quotient: floor(quotient * wrong))
+    np.testing.assert_array_equal(augmentation._quotient(x, jnp.int32(9973)), x // 9973)
+
+
+def test_a_hue_comes_back_to_the_circle():
+    turn = 6 * 4096
+    hues = np.arange(-turn, 3 * turn, dtype=np.int32)
+    np.testing.assert_array_equal(augmentation._on_circle(hues), hues % turn)
+
+
+def test_no_integer_is_divided_pixel_by_pixel():
+    """A TPU has no instruction for it."""
+    program = str(jax.make_jaxpr(lambda x, key: jitter(ColorJitterConfig(), x, key))(PICTURES, jax.random.key(0)))
+    divided = re.findall(r":[iu]32\[([\d,]+)\] = (?:div|rem) ", program)
+    assert divided, "means are divided, a number a row"
+    assert max(math.prod(map(int, shape.split(","))) for shape in divided) <= len(PICTURES) * 12
 
 
 # ---- draws: their keys, what shares them, what is left alone
