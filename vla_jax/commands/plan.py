@@ -21,6 +21,7 @@ from data_pipelines.command_line import check_writable, positive
 from vla_jax import recipe
 from vla_jax.config import RunConfig
 from vla_jax.flops import Flops, count_flops
+from vla_jax.planning.compilation import keep_little_memory
 from vla_jax.planning.pod_plan import pod_plan
 from vla_jax.planning.sweep import candidates, compile_apart, is_hopeless, ranked, refusal, row, with_mesh
 from vla_jax.planning.tables import print_model, print_pod, print_sweep
@@ -65,6 +66,7 @@ def run(options: argparse.Namespace) -> int:
     if pod is not None and options.sweep:
         plan |= _swept(console, config, pod, options)
     elif pod is not None:
+        keep_little_memory()
         devices = pod.devices()
         plan |= figures(config)
         found, text = pod_plan(config, pod, devices, plan["flops_per_sample"])
