@@ -1,6 +1,6 @@
 """Counts a recipe's parameters and FLOPs, from shapes alone: no weights, no data, no accelerator, seconds.
 
-With --topology the training step that train.py runs is compiled for that TPU pod, minutes of one core and a few
+With --topology the training step that train.py runs is compiled for that TPU pod, minutes of all cores and a few
 gigabytes here: memory of a chip, what chips send one another, and what the pod's peaks allow at best. --sweep tries
 every mesh, and the remat policies of the recipe's stacks. --dotted.key value after it changes the recipe, as in
 train.py, whose --help lists the keys. The forward pass is `act` on one observation. Exit codes: 0 done (and it fits), 2

@@ -1,6 +1,7 @@
 """A run's training step, compiled for a pod that is not there: train.py's own program over abstract arrays.
 
-It takes no memory of the model's size, but minutes of one core.
+It takes no memory of the model's size, but minutes of all cores and gigabytes for the compiler, which generates code
+kernel by kernel, as many at a time as there are cores, and keeps all of it until the last one is done.
 """
 
 import ctypes

@@ -11,8 +11,8 @@ TensorFlow's, turns about the mean of each channel, ours about that of the grey 
 
 Integers throughout: rounding a float to uint8 would turn last-bit differences between meshes into whole levels.
 So a picture comes out the same, bit for bit, on every mesh and accelerator. Nothing is divided as integers, pixel by
-pixel: a TPU has no such instruction, and what the compiler writes in its place was a sixth of all the code of a 5B model's
-training step. Fixed points are powers of two, and `>>` rounds down as `//` does.
+pixel: a TPU has no such instruction, and what the compiler writes in its place was a sixth of all the code of a 5B
+model's training step. Fixed points are powers of two, and `>>` rounds down as `//` does.
 """
 
 import dataclasses
