@@ -57,6 +57,19 @@ def reference(query, key, value, mask, scale=None, soft_cap=None):
     return jnp.einsum("bhqk,bkhf->bqhf", jax.nn.softmax(jnp.where(mask[:, None], scores, -jnp.inf), axis=-1), value)
 
 
+@pytest.mark.parametrize("soft_cap", [None, 2.0])
+def test_a_head_at_a_time_gives_what_all_do(soft_cap):
+    """As `of_inference` has it on a CPU, for grouped queries and memories of another length."""
+    query, key, value = inputs(lengths=(LENGTH, 130))
+    everything = jnp.ones((3, LENGTH, 130), bool)
+    found = AttentionKernels(platform="cpu", rows=2).around(lambda *a: attend(*a, soft_cap=soft_cap))
+    program = str(jax.make_jaxpr(found)(query, key, value))
+    assert "scan" in program, "heads go one by one"
+    np.testing.assert_allclose(
+        jax.jit(found)(query, key, value), reference(query, key, value, everything, soft_cap=soft_cap), atol=BAR
+    )
+
+
 def value_and_gradients(function, arrays, read):
     """The outputs that are read, and what a random sum over them says of query, key and value."""
 

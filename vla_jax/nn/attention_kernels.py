@@ -157,20 +157,42 @@ def xla(
     (batch, _, heads, width), groups = query.shape, key.shape[2]
     # Heads stand in front, and rows are divided by their sums after the second product: half the time on a CPU.
     rows = query.reshape(batch, -1, groups, heads // groups, width).swapaxes(1, 2).reshape(batch, groups, -1, width)
-    scores = jnp.matmul(rows, key.transpose(0, 2, 3, 1), preferred_element_type=jnp.float32) * width**-0.5
-    scores = scores.reshape(batch, groups, -1, heads // groups, scores.shape[-1])
-    if soft_cap is not None:
-        scores = soft_cap * jnp.tanh(scores / soft_cap)
-    if bias is not None:
-        scores = scores + bias.reshape(batch, groups, -1, *bias.shape[2:]).swapaxes(2, 3)
-    if mask is not None:
-        mask = mask[:, None] if mask.ndim == 2 else mask[:, None, :, None]
-        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    weights = weights.reshape(*rows.shape[:-1], -1)
-    attended = jnp.matmul(weights.astype(value.dtype), value.swapaxes(1, 2), preferred_element_type=jnp.float32)
-    attended = (attended / weights.sum(axis=-1, keepdims=True)).astype(value.dtype)
+    keys, values = key.transpose(0, 2, 3, 1), value.swapaxes(1, 2)
+    kernels = active()
+    if kernels is not None and kernels.rows is not None and mask is None and bias is None:
+        each = [array.reshape(-1, *array.shape[2:]) for array in (rows, keys, values)]
+        attended = jax.lax.map(lambda head: _attended(*head, lambda scores: _capped(scores, soft_cap)), each)
+    else:
+        shape = (batch, groups, -1, heads // groups, keys.shape[-1])
+
+        def changed(scores: Array) -> Array:
+            scores = _capped(scores, soft_cap).reshape(shape)
+            if bias is not None:
+                scores = scores + bias.reshape(batch, groups, -1, *bias.shape[2:]).swapaxes(2, 3)
+            if mask is not None:
+                seen = mask[:, None] if mask.ndim == 2 else mask[:, None, :, None]
+                scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
+            return scores.reshape(*rows.shape[:-1], -1)
+
+        attended = _attended(rows, keys, values, changed)
     return attended.reshape(batch, groups, -1, heads // groups, width).swapaxes(1, 2).reshape(query.shape)
+
+
+def _attended(
+    rows: Float[Array, "*b n f"],
+    keys: Float[Array, "*b f k"],
+    values: Float[Array, "*b k f"],
+    changed: Callable[[Array], Array],
+) -> Float[Array, "*b n f"]:
+    """Args: changed: the scores' change before their softmax."""
+    scores = changed(jnp.matmul(rows, keys, preferred_element_type=jnp.float32) * rows.shape[-1] ** -0.5)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    attended = jnp.matmul(weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    return (attended / weights.sum(axis=-1, keepdims=True)).astype(values.dtype)
+
+
+def _capped(scores: Float[Array, "..."], cap: float | None) -> Float[Array, "..."]:
+    return scores if cap is None else cap * jnp.tanh(scores / cap)
 
 
 # ---------------------------------------------------------------------------------------------
