@@ -12,8 +12,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / "build" / "jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-EIGHT_DEVICES = "--xla_force_host_platform_device_count=8 --xla_cpu_collective_call_terminate_timeout_seconds=600"
-"""Their threads may wait long for one another on a busy core: after 40 seconds XLA would end the process."""
+EIGHT_DEVICES = (
+    "--xla_force_host_platform_device_count=8 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    " --xla_cpu_enable_concurrency_optimized_scheduler=false"
+)
+"""Their threads may wait long for one another on a busy core: after 40 seconds XLA would end the process.
+
+One collective after the other: where each device begins those that it can, they take up all threads, and wait for one
+another for ever (Octo's step on `fsdp` 8, three times out of three on two cores).
+"""
 QUICK_COMPILATIONS = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
