@@ -102,6 +102,11 @@ def test_eight_devices_give_the_losses_of_one(family, name):
     np.testing.assert_allclose(sharded, losses[:COMPARED], rtol=1e-5)
 
 
+RATES = {"openvla_oft": 2e-4}
+"""At 3e-4 one of its errors is 3e-8 after ten steps: the mean absolute error's gradient turns there with the last bit of
+a parameter, on one device too."""
+
+
 @pytest.mark.all_presets
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize(("family", "name"), EVERY)
@@ -116,7 +121,8 @@ def test_fifty_steps_on_a_mesh_are_those_of_one_device_and_choose_the_same_token
 @functools.cache
 def _fifty_steps(family: str, name: str, sizes: MeshConfig):
     config = run_config(family, name)
-    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, peak_rate=3e-4))
+    rate = RATES.get(name, 3e-4)
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, peak_rate=rate))
     return trained(config, sizes, 50)
 
 
