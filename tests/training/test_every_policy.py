@@ -103,8 +103,8 @@ def test_eight_devices_give_the_losses_of_one(family, name):
 
 
 RATES = {"openvla_oft": 2e-4}
-"""At 3e-4 one of its errors is 3e-8 after ten steps: the mean absolute error's gradient turns there with the last bit of
-a parameter, on one device too."""
+"""At 3e-4 one of its errors is 3e-8 after ten steps: there the mean absolute error's gradient turns with the last bit
+of a parameter, on one device too."""
 
 
 @pytest.mark.all_presets
