@@ -18,8 +18,8 @@ EIGHT_DEVICES = (
 )
 """Their threads may wait long for one another on a busy core: after 40 seconds XLA would end the process.
 
-One collective after the other: where each device begins those that it can, they take up all threads, and wait for one
-another for ever (Octo's step on `fsdp` 8, three times out of three on two cores).
+One collective after the other: otherwise Octo's step on `fsdp` 8 hung, three times out of three on two cores, it seems
+because each device begins those that it can, and the waiting ones take up all threads.
 """
 QUICK_COMPILATIONS = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"

@@ -52,7 +52,7 @@ class Compilation:
 def keep_little_memory() -> None:
     """To be called before the compiler's threads begin: what they free is for one another, and goes back at the end.
 
-    By default glibc gives each its own heap; the gaps in them are a fifth of what DeepVision-VLA's step takes.
+    By default glibc gives each its own heap; the gaps in them are a tenth of what DeepVision-VLA's step takes.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
