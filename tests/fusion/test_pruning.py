@@ -87,6 +87,22 @@ def test_kept_tokens_stay_in_the_order_of_the_grid():
     np.testing.assert_array_equal(pruning.choose(PruningConfig(ratio=0.25), scores), [[1, 2, 3]])
 
 
+def test_the_gradient_of_a_choice_is_that_of_a_gather():
+    tokens, weights = (jax.random.normal(jax.random.key(n), (2, length, 5)) for n, length in ((1, 9), (2, 4)))
+    places = jnp.array([[0, 3, 4, 8], [1, 2, 5, 7]])
+
+    def gradient(take, weights):
+        return jax.grad(lambda tokens: (take(tokens, places) * weights).sum())(tokens)
+
+    found = gradient(pruning.take, weights)
+    expected = gradient(lambda tokens, places: jnp.take_along_axis(tokens, places[..., None], axis=1), weights)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(
+        jax.vmap(pruning.take, (0, None))(tokens[None], places)[0], pruning.take(tokens, places)
+    )
+    assert (gradient(pruning.take, weights[:, ::-1]) != expected).any(), "another order of rows is another gradient"
+
+
 def test_no_gradient_flows_through_the_choice():
     def kept(found: Projections) -> jax.Array:
         places = pruning.choose(PruningConfig(), _scores(PruningConfig(), found))

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from tests.policies.twin import drawn
-from vla_jax.parameters import abstract
+from vla_jax.parameters import abstract, split
 from vla_jax.types import InputError
 from vla_jax.vlms import qwen3_vl
 from vla_jax.vlms.action_reader import ActionReaderConfig, small_reader, tiny_reader
@@ -48,6 +48,39 @@ def test_the_turn_is_put_together_from_ids_pictures_and_words(model, picture):
     np.testing.assert_array_equal(inputs.embeddings[0, 8:11], model.text.embed(WORDS[0, :3]))
     assert (inputs.embeddings[:, found.actions] == 0).all()
     assert inputs.embeddings.shape[1] == 17
+
+
+def test_a_sequence_of_parts_is_what_its_ids_would_be_and_so_is_its_gradient(model, picture):
+    """`Qwen3Vl.inputs` is compared with transformers elsewhere."""
+    words = jnp.where(WORD_MASK, WORDS, 99)
+    front, back = np.array([7, 5, 516]), np.array([9, 8, 6])
+    parts = [front, picture, np.array([517]), qwen3_vl.Words(words, WORD_MASK), back]
+    rows = [jnp.broadcast_to(jnp.asarray(ids), (2, len(ids))) for ids in (front, [515] * 4, [517])]
+    ids = jnp.concatenate([*rows, words, jnp.broadcast_to(back, (2, 3))], axis=1)
+    valid = jnp.pad(WORD_MASK, ((0, 0), (8, 3)), constant_values=True)
+
+    def by_ids(model):
+        return model.inputs(ids, valid, [picture])
+
+    def by_parts(model, parts=parts):
+        return model.sequence(parts)
+
+    for found, expected in zip(by_parts(model), by_ids(model), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+    structure, parameters = split(model)
+
+    def gradient(inputs):
+        def value(parameters):
+            return (inputs(structure.merge(parameters)).embeddings ** 3).sum()
+
+        return jax.jit(jax.grad(value))(parameters)["language/tokens"]
+
+    expected = gradient(by_ids)
+    assert jnp.abs(expected).sum(-1).astype(bool).sum() == 12, "each id that is read, and no other"
+    np.testing.assert_allclose(gradient(by_parts), expected, rtol=1e-6, atol=1e-9)
+    wrong = gradient(lambda model: by_parts(model, [front, picture, np.array([516]), *parts[3:]]))
+    assert jnp.abs(wrong - expected).max() > 1e-3 * jnp.abs(expected).max()
 
 
 def test_padding_between_the_words_and_the_turn_s_end_takes_no_position(model, picture):

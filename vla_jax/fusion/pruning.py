@@ -103,6 +103,27 @@ def choose(config: PruningConfig, scores: Float[Array, "b n"]) -> Int[Array, "b 
     return jnp.sort(places, axis=1)
 
 
+@jax.custom_vjp
 def take(tokens: Float[Array, "b n *rest"], places: Int[Array, "b k"]) -> Float[Array, "b k *rest"]:
-    index = places.reshape(*places.shape, *(1,) * (tokens.ndim - 2))
-    return jnp.take_along_axis(tokens, index, axis=1)
+    """Args: places: as `choose` gives them, each at most once and rising. The gradient of a choice is then a choice,
+    too, and no sum: a TPU sorts and adds row by row for the latter.
+    """
+    return jnp.take_along_axis(tokens, _beside(places, tokens.ndim), axis=1)
+
+
+def _take_forward(tokens: Array, places: Array) -> tuple[Array, tuple[Array, Array]]:
+    is_chosen = jnp.any(places[:, None] == jnp.arange(tokens.shape[1])[:, None], axis=-1)
+    return take(tokens, places), (is_chosen, jnp.maximum(jnp.cumsum(is_chosen, axis=1) - 1, 0))
+
+
+def _take_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, None]:
+    is_chosen, ranks = (_beside(array, gradient.ndim) for array in saved)
+    return jnp.where(is_chosen, jnp.take_along_axis(gradient, ranks, axis=1), 0), None
+
+
+take.defvjp(_take_forward, _take_backward)
+
+
+def _beside(array: Array, ndim: int) -> Array:
+    """With axes of length 1 behind it, up to `ndim`."""
+    return array.reshape(*array.shape, *(1,) * (ndim - 2))

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vla_jax.parameters import logical_axes
@@ -62,13 +63,15 @@ class Product:
     def _kernel_gradient(self, x: jax.Array, dy: jax.Array) -> jax.Array:
         dtype = jnp.float32 if self.reduction == "float32" else x.dtype
         stored = [[name for name in names_of(entry) if name in PHASES] for entry in self.kernel]
-        # What is scattered first stands first: a TPU tile is 128 long the other way; a narrower share is no scatter.
+        # What is scattered first stands first, in memory too: the other way a TPU's tile is 128 long, and a share that
+        # is no multiple of it is no scatter.
         is_turned = not stored[0]
         stored = stored[::-1] if is_turned else stored
 
         def local(left: jax.Array, right: jax.Array) -> jax.Array:
             over = tuple(range(left.ndim - 1))
             partial_sum = jax.lax.dot_general(left, right, ((over, over), ((), ())), preferred_element_type=dtype)
+            partial_sum = with_layout_constraint(partial_sum, Layout((0, 1)))
             for dimension, phases in enumerate(stored):
                 for phase in phases:
                     partial_sum = jax.lax.psum_scatter(partial_sum, phase, scatter_dimension=dimension, tiled=True)

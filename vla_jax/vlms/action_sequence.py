@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from vla_jax.encoders.qwen3_vl import PictureTokens
 from vla_jax.nn import masks
 from vla_jax.types import SelfMask
-from vla_jax.vlms.qwen3_vl import Inputs, Qwen3Vl
+from vla_jax.vlms.qwen3_vl import Inputs, Part, Qwen3Vl, Words
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,8 +70,8 @@ def action_sequence(
     state: Float[Array, "b s d"] | None = None,
 ) -> ActionSequence:
     """Args: pictures: each with whether it is there. text: ids and their mask. state: further tokens of the prompt."""
-    ids, mask, spans = _turn(model, config, pictures, text)
-    inputs = model.inputs(ids, mask, [picture for picture, _ in pictures])
+    parts, spans = _turn(model, config, pictures, text)
+    inputs = model.sequence(parts)
     batch, _, width = inputs.embeddings.shape
     if state is not None:
         inputs = inputs.followed_by(state)
@@ -92,20 +93,19 @@ def _turn(
     config: ActionSequenceConfig,
     pictures: Sequence[tuple[PictureTokens, Bool[Array, "b"]]],
     text: tuple[Int[Array, "b t"], Bool[Array, "b t"]],
-) -> tuple[Int[Array, "b n"], Bool[Array, "b n"], list[tuple[int, int]]]:
-    """Ids, their mask, and the places of the pictures and, last, the words.
+) -> tuple[list[Part], list[tuple[int, int]]]:
+    """What stands there, and the places of the pictures and, last, the words.
 
     The id that stands for pictures' patches is padding where the words have it: nobody writes a picture in words.
     """
     words, is_word = text
-    image_id, front, spans = model.config.image_id, list(config.before), []
+    parts: list[Part] = []
+    spans, front, length = [], list(config.before), 0
     for picture, _ in pictures:
-        count = picture.merged.tokens.shape[1]
-        spans.append((len(front) + 1, len(front) + 1 + count))
-        front += [config.picture_start, *[image_id] * count, config.picture_end]
-    batch = len(words)
-    fixed = [jnp.broadcast_to(jnp.asarray(part, words.dtype), (batch, len(part))) for part in (front, config.after)]
-    ids = jnp.concatenate([fixed[0], words, fixed[1]], axis=1)
-    is_word = is_word & (words != image_id)
-    valid = jnp.pad(is_word, ((0, 0), (len(front), len(config.after))), constant_values=True)
-    return ids, valid, [*spans, (len(front), len(front) + words.shape[1])]
+        parts += [np.array([*front, config.picture_start]), picture]
+        start, count = length + len(front) + 1, picture.merged.tokens.shape[1]
+        spans.append((start, start + count))
+        length, front = start + count, [config.picture_end]
+    start = length + len(front)
+    parts += [np.array(front), Words(words, is_word & (words != model.config.image_id)), np.array(config.after)]
+    return parts, [*spans, (start, start + words.shape[1])]

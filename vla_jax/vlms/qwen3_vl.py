@@ -5,6 +5,7 @@ Source: Qwen3-VL technical report (arXiv 2511.21631); transformers 5.23 `models/
 
     pictures = model.vision(images)                       # pictures [b, y, x, 3]
     inputs = model.inputs(ids, valid, [pictures])         # an image token in `ids` for each merged patch
+    inputs = model.sequence([before, pictures, words])    # the same, where all samples have them at the same places
     inputs = inputs.followed_by(jnp.zeros((b, q, d)))     # e.g. the action tokens of QwenVLA-OFT
     lower = model.hidden(inputs, mask=mask, span=(0, 20))
     upper = model.hidden(inputs._replace(embeddings=lower.tokens), mask=mask, span=(20, None), extra=expert)
@@ -17,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -53,6 +55,18 @@ class Inputs(NamedTuple):
             valid=jnp.pad(self.valid, ((0, 0), (0, count)), constant_values=True),
             additions=jnp.pad(self.additions, ((0, 0), (0, 0), (0, count), (0, 0))),
         )
+
+
+class Words(NamedTuple):
+    """A stretch of text, each sample's own."""
+
+    ids: Int[Array, "b t"]
+    valid: Bool[Array, "b t"]
+    """False where `ids` are padding; ids there may be anything."""
+
+
+Part = Int[np.ndarray, "_"] | Words | PictureTokens
+"""Of a sequence: ids that all samples have, each sample's own words, or a picture of each."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,6 +137,40 @@ class Qwen3Vl(nnx.Module):
             additions=jnp.where(is_picture[..., None], added, 0),
         )
 
+    def sequence(self, parts: Sequence[Part]) -> Inputs:
+        """Text and pictures one after another: as `inputs`, where every sample has them at the same places.
+
+        Nothing is looked up where pictures stand, and what all samples have is looked up once. With Qwen's table of
+        151,936 rows, the gradient of a lookup is what costs: all ids of the global batch are sorted for it on a TPU.
+
+        Args: parts: the samples' own words among them.
+        """
+        batch = next(len(part.ids) for part in parts if isinstance(part, Words))
+        levels = 0 if self.config.vision is None else len(self.config.vision.deepstack)
+        common = self.text.embed(jnp.asarray(np.concatenate([ids for ids in parts if isinstance(ids, np.ndarray)])))
+        pieces, start = [], 0
+        for part in parts:
+            if isinstance(part, PictureTokens):
+                pieces.append(_of_picture(part, common.dtype))
+            elif isinstance(part, Words):
+                rows = self.text.embed(jnp.where(part.valid, part.ids, 0))
+                pieces.append(_of_text(rows, part.valid, levels))
+            else:
+                rows = common[start : (start := start + len(part))]
+                rows = jnp.broadcast_to(rows, (batch, *rows.shape))
+                pieces.append(_of_text(rows, jnp.ones(rows.shape[:2], bool), levels))
+        embeddings, valid, is_picture = (
+            jnp.concatenate([getattr(piece, name) for piece in pieces], axis=1)
+            for name in ("embeddings", "valid", "is_picture")
+        )
+        grids = [(part.merged.rows, part.merged.columns) for part in parts if isinstance(part, PictureTokens)]
+        return Inputs(
+            embeddings=embeddings,
+            positions=picture_positions(valid, is_picture, grids),
+            valid=valid,
+            additions=jnp.concatenate([piece.additions for piece in pieces], axis=2),
+        )
+
     def hidden(
         self,
         inputs: Inputs,
@@ -158,6 +206,22 @@ class Qwen3Vl(nnx.Module):
             next_position=next_position(inputs.positions),
             additions=inputs.additions,
         )
+
+
+class _Piece(NamedTuple):
+    embeddings: Float[Array, "b t d"]
+    valid: Bool[Array, "b t"]
+    is_picture: Bool[Array, "b t"]
+    additions: Float[Array, "k b t d"]
+
+
+def _of_text(rows: Float[Array, "b t d"], valid: Bool[Array, "b t"], levels: int) -> _Piece:
+    return _Piece(rows, valid, jnp.zeros_like(valid), jnp.zeros((levels, *rows.shape), rows.dtype))
+
+
+def _of_picture(picture: PictureTokens, dtype: Any) -> _Piece:
+    is_picture = jnp.ones(picture.merged.tokens.shape[:2], bool)
+    return _Piece(picture.merged.tokens.astype(dtype), is_picture, is_picture, picture.deepstack.astype(dtype))
 
 
 def _side_by_side(
