@@ -5,6 +5,7 @@ The compiler is downloaded; `make test-all` runs what needs it.
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,10 @@ def get_config():
 """
 
 
+LOG = {"TPU_STDERR_LOG_LEVEL": "0", "TPU_MIN_LOG_LEVEL": "0", "TPU_VMODULE": "deepsea_compiler_backend=1"}
+"""The compiler says what it does."""
+
+
 @pytest.fixture(scope="session")
 def compiler() -> Path:
     """Where libtpu lies: a folder of its own, for wherever it is installed JAX looks for a TPU first."""
@@ -63,7 +68,7 @@ def plan(compiler, folder, *options, ends=0) -> tuple[dict, str]:
     """In a process of its own: libtpu stays out of this one."""
     file = folder / "plan.json"
     line = [sys.executable, "-m", "vla_jax", "plan", "--json", str(file), "--config", *options]
-    environment = one_device() | {"PYTHONPATH": str(compiler)}
+    environment = one_device() | LOG | {"PYTHONPATH": str(compiler)}
     ended = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ended.returncode == ends, ended.stderr
     tree = json.loads(file.read_text()) if file.is_file() else {}
@@ -99,6 +104,9 @@ def test_a_step_compiled_for_a_pod_is_accounted_for(compiler, toy, tmp_path):
     assert memory["optimizer"] == pytest.approx(2 * memory["parameters"], rel=0.01)
     assert memory["ema"] == memory["parameters"]
     assert memory["total"] == sum(memory[name] for name in ("arguments", "temporaries", "outputs", "code"))
+    logged = re.search(r"program HBM usage: ([\d.]+)M", output)
+    assert logged, "the compiler's own sum of temporaries and code"
+    assert memory["temporaries"] + memory["code"] == pytest.approx(float(logged[1]) * 2**20, abs=2**20)
     kinds = {(one["kind"], one["axes"], one["phase"]) for one in tree["collectives"]}
     assert ("all-gather", "fsdp", "forward") in kinds
     assert sum(tree["gradient_reduction"].values()) > 0

@@ -39,6 +39,7 @@ class Compilation:
     output_bytes: int
     """Of outputs that are no argument's place."""
     temporary_bytes: int
+    """The most at once, with the gaps between them."""
     code_bytes: int
     seconds: float
     cpu_seconds: float
@@ -77,12 +78,23 @@ def compile_step(program: Program) -> Compilation:
         text=compiled.as_text(),
         argument_bytes=memory.argument_size_in_bytes,
         output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        temporary_bytes=memory.temp_size_in_bytes,
+        temporary_bytes=temporary_bytes(memory),
         code_bytes=memory.generated_code_size_in_bytes,
         seconds=seconds,
         cpu_seconds=cpu_seconds,
         peak_host_bytes=_peak_host_bytes(),
     )
+
+
+def temporary_bytes(memory: Any) -> int:
+    """Args: memory: XLA's `CompiledMemoryStats`.
+
+    libtpu's `temp_size_in_bytes` has the gaps between temporaries twice: half as much again for a step that keeps much.
+    Its peak has them once, together with arguments and outputs; what is donated is both, and counts as neither.
+    """
+    donated = memory.alias_size_in_bytes
+    others = memory.argument_size_in_bytes + memory.output_size_in_bytes - 2 * donated
+    return min(memory.temp_size_in_bytes, max(0, memory.peak_memory_in_bytes - others))
 
 
 def _peak_host_bytes() -> int:
