@@ -196,6 +196,46 @@ ENTRY %main (stack: f32[32,1024], n: s32[]) -> f32[32,1024] {
     assert work(hlo.parse(text)).hbm_bytes == 2 * row + row + row
 
 
+def test_a_slice_is_no_more_traffic_in_a_fusion_of_fusions_or_on_its_own_way_to_the_chip():
+    text = """HloModule slices
+
+%read (p: f32[32,1024], i: s32[]) -> f32[1,1024] {
+  %p = f32[32,1024]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %part = f32[1,1024]{1,0} dynamic-slice(%p, %i, %zero), dynamic_slice_sizes={1,1024}
+}
+
+%write (q: f32[32,1024], u: f32[1,1024], j: s32[]) -> f32[32,1024] {
+  %q = f32[32,1024]{1,0} parameter(0)
+  %u = f32[1,1024]{1,0} parameter(1)
+  %j = s32[] parameter(2)
+  %zero.1 = s32[] constant(0)
+  ROOT %updated = f32[32,1024]{1,0} dynamic-update-slice(%q, %u, %j, %zero.1)
+}
+
+%both (stack.1: f32[32,1024], other: f32[32,1024], n.1: s32[]) -> f32[32,1024] {
+  %stack.1 = f32[32,1024]{1,0} parameter(0)
+  %other = f32[32,1024]{1,0} parameter(1)
+  %n.1 = s32[] parameter(2)
+  %inner = f32[1,1024]{1,0} fusion(%stack.1, %n.1), kind=kLoop, calls=%read
+  ROOT %outer = f32[32,1024]{1,0} fusion(%other, %inner, %n.1), kind=kLoop, calls=%write
+}
+
+ENTRY %main (stack: f32[32,1024], target: f32[32,1024], n: s32[]) -> f32[32,1024] {
+  %stack = f32[32,1024]{1,0} parameter(0)
+  %target = f32[32,1024]{1,0} parameter(1)
+  %n = s32[]{:S(6)} parameter(2)
+  %moves = ((f32[32,1024]{1,0}), f32[4,1024]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%stack), slice={[0:4], [0:1024]}
+  %there = f32[4,1024]{1,0:S(1)} slice-done(%moves)
+  ROOT %out = f32[32,1024]{1,0} fusion(%stack, %target, %n), kind=kLoop, calls=%both
+}
+"""
+    row = 4 * 1024
+    # Four rows are read on their way to the chip; one is read and one written by the fusion.
+    assert work(hlo.parse(text)).hbm_bytes == 4 * row + row + row
+
+
 def test_source_places_come_from_the_tables_of_the_text():
     module = hlo.parse(PERCEPTRONS)
     products = [i for c in module.computations.values() for i in c.instructions.values() if i.opcode == "convolution"]

@@ -122,6 +122,9 @@ def _traffic(module: Module, computation: Computation, instruction: Instruction)
         return 2 * _in_hbm(instruction)
     if instruction.opcode == "dynamic-update-slice":
         return 2 * _in_hbm(operands[1])
+    if instruction.opcode in ("slice-start", "dynamic-slice-start"):
+        source, *_, part = [shape for shape in instruction.shapes if shape.sizes]
+        return part.bytes * ((not source.space) + (not part.space))
     if instruction.opcode.endswith("-start"):  # its shape holds the operands, too
         whole = sum(shape.bytes for shape in instruction.shapes if not shape.space and shape.sizes)
         return whole if instruction.opcode in ("copy-start", "all-gather-start") else 2 * sum(map(_in_hbm, operands))
@@ -133,25 +136,29 @@ def _fusion_traffic(module: Module, instruction: Instruction, operands: list[Ins
     total = 0
     for number, operand in enumerate(operands):
         parameter = inside.parameters.get(number)
-        total += min(_in_hbm(operand), _read(inside, parameter) if parameter else 0)
+        total += min(_in_hbm(operand), _read(module, inside, parameter) if parameter else 0)
     roots = [inside.root] * len(instruction.shapes)
     if inside.root.opcode == "tuple":
         roots = [inside.instructions[name] for name in inside.root.operands]
-    return total + sum(_written(inside, root, shape) for shape, root in zip(instruction.shapes, roots))
+    return total + sum(_written(module, inside, root, shape) for shape, root in zip(instruction.shapes, roots))
 
 
-def _written(inside: Computation, root: Instruction, shape: Shape) -> int:
+def _written(module: Module, inside: Computation, root: Instruction, shape: Shape) -> int:
     """Of one output of a fusion."""
     if shape.space or root.opcode == "parameter":  # handed through
         return 0
-    while root.opcode == "bitcast":
-        root = inside.instructions[root.operands[0]]
+    while root.opcode in ("bitcast", "fusion"):
+        if root.opcode == "bitcast":
+            root = inside.instructions[root.operands[0]]
+        else:  # a fusion in a fusion
+            inside = module.computations[module.called(root)[0]]
+            root = inside.root
     if root.opcode == "dynamic-update-slice":  # into an array that otherwise stays
         return sum(part.bytes for part in inside.instructions[root.operands[1]].shapes)
     return shape.bytes
 
 
-def _read(inside: Computation, parameter: Instruction) -> int:
+def _read(module: Module, inside: Computation, parameter: Instruction) -> int:
     """Of a fusion's operand: the whole, or the parts that are all that is read of it."""
     whole, parts = sum(shape.bytes for shape in parameter.shapes), 0
     users = [(parameter.name, user) for user in inside.users.get(parameter.name, ())]
@@ -161,6 +168,10 @@ def _read(inside: Computation, parameter: Instruction) -> int:
             users += [(user.name, further) for further in inside.users.get(user.name, ())]
         elif user.opcode in _READS_A_PART and user.operands[0] == name:
             parts += sum(shape.bytes for shape in user.shapes)
+        elif user.opcode == "fusion":
+            inner = module.computations[module.called(user)[0]]
+            places = [number for number, operand in enumerate(user.operands) if operand == name]
+            parts += sum(_read(module, inner, inner.parameters[number]) for number in places)
         elif user.opcode != "tuple" and not (user.opcode == "dynamic-update-slice" and user.operands[0] == name):
             return whole
     return min(parts, whole)
