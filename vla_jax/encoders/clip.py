@@ -22,6 +22,7 @@ from vla_jax.encoders.vit import LastAttention, VitConfig
 from vla_jax.nn import masks
 from vla_jax.nn.block import plain_block
 from vla_jax.nn.linear import linear
+from vla_jax.nn.lookup import lookup
 from vla_jax.nn.mlp import ACTIVATION_NAMES, Activation, activation_of
 from vla_jax.nn.norms import l2_normalize, layer_norm
 from vla_jax.nn.stack import NO_TAPS, Remat, StackConfig, StackOutput, Taps
@@ -74,7 +75,7 @@ class ClipText(nnx.Module):
         length, limit = ids.shape[-1], self.config.max_length
         if length > limit:
             raise InputError(f"text_length={length}: the position table has {limit} rows; at most {limit} expected")
-        x = jnp.take(self.tokens[...], ids, axis=0, mode="fill") + self.positions[...][:length]
+        x = lookup(self.tokens[...], ids) + self.positions[...][:length]
         order = masks.causal(length) if self.config.causal else jnp.ones((length, length), bool)
         return self.stack.run(x, taps, mask=order & mask[:, None, :])
 

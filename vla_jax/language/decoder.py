@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float, Int
 from vla_jax.nn.attention import AttentionConfig, KeyValue, Projection
 from vla_jax.nn.block import BlockConfig
 from vla_jax.nn.linear import linear
+from vla_jax.nn.lookup import lookup
 from vla_jax.nn.mlp import Activation, GatedMlpConfig
 from vla_jax.nn.norms import RmsNormConfig
 from vla_jax.nn.rotary import Rotation, text_rotation
@@ -87,8 +88,8 @@ class Decoder(nnx.Module):
 
     def embed(self, ids: Int[Array, "*b n"]) -> Float[Array, "*b n d"]:
         """An id outside the vocabulary gives NaN, never another token's row."""
-        ids = jnp.where(ids < 0, self.config.vocab_size, ids)  # `take` counts negative ids from the end
-        x = jnp.take(self.tokens[...], ids, axis=0, mode="fill")
+        ids = jnp.where(ids < 0, self.config.vocab_size, ids)  # `lookup` counts negative ids from the end
+        x = lookup(self.tokens[...], ids)
         return x if self.config.embedding_factor == 1 else x * jnp.asarray(self.config.embedding_factor, x.dtype)
 
     def rotation(self, positions: Int[Array, "b n"]) -> Rotation:
