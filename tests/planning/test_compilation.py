@@ -30,3 +30,4 @@ def test_gaps_between_temporaries_count_once(step):
 def test_temporaries_are_never_more_than_the_compiler_says_nor_less_than_nothing():
     assert temporary_bytes(_memory((10, 10, 0, 5, 30))) == 5 * 2**20
     assert temporary_bytes(_memory((10, 10, 0, 5, 15))) == 0
+    assert temporary_bytes(_memory((10, 10, 0, 5, 0))) == 5 * 2**20, "no peak is given"

@@ -165,8 +165,7 @@ ENTRY %main (m: s8[1,5,5], q: bf16[8,20,640,64], k: bf16[8,20,512,64], l: f32[8,
     assert found.flops == 3 * 2 * 8 * 20 * 640 * 512 * 64
 
 
-def test_only_the_slice_that_a_fusion_reads_or_writes_is_traffic():
-    text = """HloModule slices
+SLICES = """HloModule slices
 
 %read (p: f32[32,1024], i: s32[]) -> f32[1,1024] {
   %p = f32[32,1024]{1,0} parameter(0)
@@ -183,7 +182,14 @@ def test_only_the_slice_that_a_fusion_reads_or_writes_is_traffic():
   ROOT %updated = f32[32,1024]{1,0} dynamic-update-slice(%q, %u, %j, %zero.1)
 }
 
-ENTRY %main (stack: f32[32,1024], n: s32[]) -> f32[32,1024] {
+"""
+"""Fusions that read a row of a stack, and write one."""
+
+
+def test_only_the_slice_that_a_fusion_reads_or_writes_is_traffic():
+    text = (
+        SLICES
+        + """ENTRY %main (stack: f32[32,1024], n: s32[]) -> f32[32,1024] {
   %stack = f32[32,1024]{1,0} parameter(0)
   %n = s32[]{:S(6)} parameter(1)
   %row = f32[1,1024]{1,0} fusion(%stack, %n), kind=kLoop, calls=%read
@@ -191,30 +197,16 @@ ENTRY %main (stack: f32[32,1024], n: s32[]) -> f32[32,1024] {
   ROOT %out = f32[32,1024]{1,0} fusion(%stack, %kept, %n), kind=kLoop, calls=%write
 }
 """
+    )
     row = 4 * 1024
     # Read and written by the first; read by the copy, which stays on the chip; written by the last.
     assert work(hlo.parse(text)).hbm_bytes == 2 * row + row + row
 
 
 def test_a_slice_is_no_more_traffic_in_a_fusion_of_fusions_or_on_its_own_way_to_the_chip():
-    text = """HloModule slices
-
-%read (p: f32[32,1024], i: s32[]) -> f32[1,1024] {
-  %p = f32[32,1024]{1,0} parameter(0)
-  %i = s32[] parameter(1)
-  %zero = s32[] constant(0)
-  ROOT %part = f32[1,1024]{1,0} dynamic-slice(%p, %i, %zero), dynamic_slice_sizes={1,1024}
-}
-
-%write (q: f32[32,1024], u: f32[1,1024], j: s32[]) -> f32[32,1024] {
-  %q = f32[32,1024]{1,0} parameter(0)
-  %u = f32[1,1024]{1,0} parameter(1)
-  %j = s32[] parameter(2)
-  %zero.1 = s32[] constant(0)
-  ROOT %updated = f32[32,1024]{1,0} dynamic-update-slice(%q, %u, %j, %zero.1)
-}
-
-%both (stack.1: f32[32,1024], other: f32[32,1024], n.1: s32[]) -> f32[32,1024] {
+    text = (
+        SLICES
+        + """%both (stack.1: f32[32,1024], other: f32[32,1024], n.1: s32[]) -> f32[32,1024] {
   %stack.1 = f32[32,1024]{1,0} parameter(0)
   %other = f32[32,1024]{1,0} parameter(1)
   %n.1 = s32[] parameter(2)
@@ -231,6 +223,7 @@ ENTRY %main (stack: f32[32,1024], target: f32[32,1024], n: s32[]) -> f32[32,1024
   ROOT %out = f32[32,1024]{1,0} fusion(%stack, %target, %n), kind=kLoop, calls=%both
 }
 """
+    )
     row = 4 * 1024
     # Four rows are read on their way to the chip; one is read and one written by the fusion.
     assert work(hlo.parse(text)).hbm_bytes == 4 * row + row + row

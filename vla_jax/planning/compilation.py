@@ -90,8 +90,11 @@ def temporary_bytes(memory: Any) -> int:
     """Args: memory: XLA's `CompiledMemoryStats`.
 
     libtpu's `temp_size_in_bytes` has the gaps between temporaries twice: half as much again for a step that keeps much.
-    Its peak has them once, together with arguments and outputs; what is donated is both, and counts as neither.
+    Its peak has them once, together with arguments and outputs; what is donated is both, and counts as neither. A
+    compiler that gives no peak is taken at its word.
     """
+    if not memory.peak_memory_in_bytes:
+        return memory.temp_size_in_bytes
     donated = memory.alias_size_in_bytes
     others = memory.argument_size_in_bytes + memory.output_size_in_bytes - 2 * donated
     return min(memory.temp_size_in_bytes, max(0, memory.peak_memory_in_bytes - others))

@@ -143,7 +143,7 @@ class Qwen3Vl(nnx.Module):
         Nothing is looked up where pictures stand, and what all samples have is looked up once. With Qwen's table of
         151,936 rows, the gradient of a lookup is what costs: all ids of the global batch are sorted for it on a TPU.
 
-        Args: parts: the samples' own words among them.
+        Args: parts: ids that all samples have and the samples' own words among them.
         """
         batch = next(len(part.ids) for part in parts if isinstance(part, Words))
         levels = 0 if self.config.vision is None else len(self.config.vision.deepstack)
