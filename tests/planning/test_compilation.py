@@ -1,5 +1,9 @@
-"""Sizes that libtpu 0.0.42.1 gave for steps whose own log says what the temporaries take."""
+"""What a compilation takes, from sizes that libtpu 0.0.42.1 gave for steps whose own log has them; and how it ends."""
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -31,3 +35,45 @@ def test_temporaries_are_never_more_than_the_compiler_says_nor_less_than_nothing
     assert temporary_bytes(_memory((10, 10, 0, 5, 30))) == 5 * 2**20
     assert temporary_bytes(_memory((10, 10, 0, 5, 15))) == 0
     assert temporary_bytes(_memory((10, 10, 0, 5, 0))) == 5 * 2**20, "no peak is given"
+
+
+HANGS = """
+import ctypes, signal, sys
+from vla_jax.__main__ import stop_by_exit
+from vla_jax.planning import compilation
+
+mutex = ctypes.create_string_buffer(64)
+
+class Lowered:
+    def compile(self):
+        lock = ctypes.CDLL(None).pthread_mutex_lock
+        lock(mutex)
+        print("compiling", flush=True)
+        lock(mutex)  # as a compiler does, it stays in C whatever signals come
+
+stop_by_exit()
+with {manager}():
+    Lowered().compile()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_compilation_at_once(number):
+    assert _ends(HANGS.format(manager="compilation._signals_end_at_once"), number) == -number
+
+
+def test_by_itself_python_would_wait_for_the_compiler():
+    """The wrong twin."""
+    with pytest.raises(subprocess.TimeoutExpired):
+        _ends("import contextlib\n" + HANGS.format(manager="contextlib.nullcontext"), signal.SIGTERM, seconds=3)
+
+
+def _ends(program, number, *, seconds=30):
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
+        try:
+            assert process.stdout.readline() == "compiling\n"
+            process.send_signal(number)
+            return process.wait(timeout=seconds)
+        finally:
+            process.kill()

@@ -4,10 +4,13 @@ It takes no memory of the model's size, but minutes of all cores and gigabytes f
 kernel by kernel, as many at a time as there are cores, and keeps all of it until the last one is done.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import re
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +69,9 @@ def compile_step(program: Program) -> Compilation:
     batch = batch_shapes(program.config.policy.data_requirements(), program.config.batch_size)
     wall, cpu = time.perf_counter(), time.process_time()
     try:
-        compiled: Any = program.step.lower(program.state, program.frozen, batch).compile()  # type: ignore[attr-defined]
+        lowered = program.step.lower(program.state, program.frozen, batch)  # type: ignore[attr-defined]
+        with _signals_end_at_once():
+            compiled: Any = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if found := _TOO_LARGE.search(str(error)):
             needed, usable = (int(float(found[n]) * _UNITS[found[n + 1]]) for n in (1, 3))
@@ -84,6 +89,17 @@ def compile_step(program: Program) -> Compilation:
         cpu_seconds=cpu_seconds,
         peak_host_bytes=_peak_host_bytes(),
     )
+
+
+@contextlib.contextmanager
+def _signals_end_at_once() -> Iterator[None]:
+    """Python's own handlers would wait for the compiler: minutes until Ctrl-C is heard."""
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was not Python's
 
 
 def temporary_bytes(memory: Any) -> int:
