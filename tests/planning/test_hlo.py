@@ -144,6 +144,8 @@ def test_a_kernel_says_what_it_costs_or_is_named():
     assert work(hlo.parse(f"{start}{line}{cost}\n}}\n")).flops == 1234
     silent = work(hlo.parse(f"{start}{line}\n}}\n"))
     assert (silent.flops, silent.uncounted) == (0, ("k: custom call tpu_custom_call",))
+    mark = line.replace("tpu_custom_call", "PrepareAsyncCallStart")
+    assert work(hlo.parse(f"{start}{mark}\n}}\n")).uncounted == (), "a v6e's scatter on another core begins with it"
 
 
 def test_splash_costs_the_products_that_its_kernels_do_and_its_attributes_run_over_lines():

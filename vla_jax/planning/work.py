@@ -22,7 +22,7 @@ _FREE = (
 )
 _HARMLESS = re.compile(
     "AllocateBuffer|Assume|Sharding|SPMD|xla.sdy|annotate_device_placement|X64|MoveTo|Pin|Unpin|Create|LayoutConstraint"
-    "|GatherScatterIndicesBitpacked|AsyncCollective|ConcatBitcast"
+    "|GatherScatterIndicesBitpacked|AsyncCollective|ConcatBitcast|PrepareAsyncCall"
 )
 """Targets of custom calls that compute nothing."""
 SPLASH_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
