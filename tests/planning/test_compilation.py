@@ -38,34 +38,37 @@ def test_temporaries_are_never_more_than_the_compiler_says_nor_less_than_nothing
 
 
 HANGS = """
-import ctypes, signal, sys
+import contextlib, ctypes
+from types import SimpleNamespace
 from vla_jax.__main__ import stop_by_exit
 from vla_jax.planning import compilation
 
-mutex = ctypes.create_string_buffer(64)
-
-class Lowered:
-    def compile(self):
-        lock = ctypes.CDLL(None).pthread_mutex_lock
-        lock(mutex)
-        print("compiling", flush=True)
-        lock(mutex)  # as a compiler does, it stays in C whatever signals come
+def compile():
+    mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
+    lock(mutex)
+    print("compiling", flush=True)
+    lock(mutex)  # as a compiler does, it stays in C whatever signals come
 
 stop_by_exit()
-with {manager}():
-    Lowered().compile()
+compilation.batch_shapes = lambda *_: None
+step = SimpleNamespace(lower=lambda *_: SimpleNamespace(compile=compile))
+config = SimpleNamespace(policy=SimpleNamespace(data_requirements=lambda: None), batch_size=1)
+program = SimpleNamespace(step=step, config=config, state=None, frozen=None)
 """
+COMPILES = "compilation.compile_step(program)"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_compilation_at_once(number):
-    assert _ends(HANGS.format(manager="compilation._signals_end_at_once"), number) == -number
+    assert _ends(HANGS + COMPILES, number) == -number
 
 
 def test_by_itself_python_would_wait_for_the_compiler():
     """The wrong twin."""
     with pytest.raises(subprocess.TimeoutExpired):
-        _ends("import contextlib\n" + HANGS.format(manager="contextlib.nullcontext"), signal.SIGTERM, seconds=3)
+        _ends(
+            f"{HANGS}compilation._signals_end_at_once = contextlib.nullcontext\n{COMPILES}", signal.SIGTERM, seconds=3
+        )
 
 
 def _ends(program, number, *, seconds=30):

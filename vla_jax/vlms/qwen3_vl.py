@@ -140,8 +140,8 @@ class Qwen3Vl(nnx.Module):
     def sequence(self, parts: Sequence[Part]) -> Inputs:
         """Text and pictures one after another: as `inputs`, where every sample has them at the same places.
 
-        Nothing is looked up where pictures stand, and what all samples have is looked up once. With Qwen's table of
-        151,936 rows, the gradient of a lookup is what costs: all ids of the global batch are sorted for it on a TPU.
+        Nothing is looked up where pictures stand, and what all samples have is looked up once: the gradient of a
+        lookup brings a row of each id of the global batch to the table.
 
         Args: parts: ids that all samples have and the samples' own words among them.
         """
