@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -76,6 +77,8 @@ def _ends(program, number, *, seconds=30):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
         try:
             assert process.stdout.readline() == "compiling\n"
+            while Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2][0] != "S":
+                time.sleep(0.01)  # until it waits for the mutex: before that, Python hears signals
             process.send_signal(number)
             return process.wait(timeout=seconds)
         finally:
